@@ -1,0 +1,182 @@
+// Package config turns TOML text into validated values, and matches targets against rules.
+//
+// Load reports every fault of every file at once, each with file, line, column and key. What it returns
+// without an error is complete: defaults are filled in, and every value lies within the limits of limits.go.
+package config
+
+import (
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// DefaultPath is the configuration that is read when none is named. The directory conf.d beside it is read after it.
+const DefaultPath = "/etc/checkprocd/checkprocd.toml"
+
+// socketName is the file name of the control socket in the runtime directory: the name of its varlink interface.
+const socketName = "io.checkproc"
+
+// Config is the complete configuration of the daemon.
+type Config struct {
+	Interval   time.Duration // between two scans, 50 ms to 10 s
+	RuntimeDir string        // absolute; the registry lies here
+	Log        Log
+	CPActive   CPActive
+	Control    Control
+	Ladder     Ladder
+	Brake      Brake
+	Rules      []Rule // first match wins
+}
+
+// Log says where events go, and how.
+type Log struct {
+	Level  string // trace, debug, info, warn, error
+	Format string // auto, journal, console, json
+	File   string // absolute; events are written to it as well; empty: to none
+}
+
+// CPActive is the heartbeat table of the cpactive programs.
+type CPActive struct {
+	Enabled bool
+	Key     uint32  // of the segment, never 0 (IPC_PRIVATE)
+	SemKey  uint32  // of the clients' semaphore, never 0
+	Records int     // of 72 bytes each
+	Create  bool    // the segment and the semaphore, when they are missing
+	Mode    uint32  // permission bits of what is created
+	Margin  float64 // fraction of the timeout that is given beyond it, 0 to 1; at least 1 s is given
+}
+
+// Control is the control socket.
+type Control struct {
+	Socket    string // absolute path
+	Group     string // its members may see and steer; empty: nobody but root
+	ReadGroup string // its members may see all; empty: nobody but root
+}
+
+// Ladder is how a target is ended.
+type Ladder struct {
+	Steps         []Step // at least one
+	MaxConcurrent int    // ladders under way at once
+}
+
+// Step is one signal and the time that the target has to end after it.
+type Step struct {
+	Signal unix.Signal
+	Wait   time.Duration // more than 0, at most 1 h
+}
+
+// Brake stops a wave of kills: AtLeast targets, and more than Fraction of all, that fall overdue within Window.
+type Brake struct {
+	Enabled  bool
+	AtLeast  int     // targets, at least 2
+	Fraction float64 // of all live targets, above 0 and at most 1
+	Window   time.Duration
+}
+
+// Rule says what is done with the targets that it matches.
+type Rule struct {
+	Match   Match
+	Action  Action
+	Timeout time.Duration // replaces the client's own; 0: the client's
+	Restart Restart
+}
+
+// Match names targets by globs: * is any text (slashes too), ? one character, [a-z] and [^a-z] one of a class,
+// \ takes the next character as it is. An empty pattern matches everything; all patterns of a Match have to match.
+type Match struct {
+	Name string // of the record
+	User string // that the process runs as
+	Unit string // of systemd, with its suffix
+}
+
+// Action is what is done with a target that hangs.
+type Action uint8
+
+const (
+	ActionLadder Action = iota // end it
+	ActionReport               // say what would have been done, and do nothing
+)
+
+func (a Action) String() string {
+	if a == ActionReport {
+		return "report"
+	}
+	return "ladder"
+}
+
+// Restart is what is done with the unit of a target that was ended.
+type Restart uint8
+
+const (
+	RestartUnit Restart = iota // start the unit when it is inactive or failed 5 s later
+	RestartNone
+)
+
+func (r Restart) String() string {
+	if r == RestartNone {
+		return "none"
+	}
+	return "unit"
+}
+
+// Policy is what the rules say about one target.
+type Policy struct {
+	Action  Action
+	Timeout time.Duration // 0: the client's own
+	Restart Restart
+	Rule    int // index in Config.Rules; -1: no rule matches
+}
+
+// Default returns the configuration that is in force without any file. The runtime directory depends on the
+// environment: $RUNTIME_DIRECTORY (set by systemd), else /run/checkprocd for root, else $XDG_RUNTIME_DIR/checkprocd.
+func Default() Config {
+	dir := runtimeDir(os.Getenv, os.Geteuid())
+	return Config{
+		Interval:   time.Second,
+		RuntimeDir: dir,
+		Log:        Log{Level: "info", Format: "auto"},
+		CPActive: CPActive{
+			Enabled: true,
+			Key:     0x5095,
+			SemKey:  0x5095,
+			Records: 1000,
+			Create:  true,
+			Mode:    0o666,
+			Margin:  0.1,
+		},
+		Control: Control{Socket: filepath.Join(dir, socketName), Group: "checkprocd", ReadGroup: "adm"},
+		Ladder: Ladder{
+			Steps:         []Step{{unix.SIGTERM, 5 * time.Second}, {unix.SIGKILL, 5 * time.Second}},
+			MaxConcurrent: 256,
+		},
+		Brake: Brake{Enabled: true, AtLeast: 8, Fraction: 0.5, Window: 10 * time.Second},
+	}
+}
+
+// Policy returns what the first matching rule says. Records of the client have no name in it when they have none:
+// a rule with a name pattern "?*" leaves those out. It does not allocate.
+func (c *Config) Policy(name, user, unit string) Policy {
+	for i := range c.Rules {
+		r := &c.Rules[i]
+		if glob(r.Match.Name, name) && glob(r.Match.User, user) && glob(r.Match.Unit, unit) {
+			return Policy{Action: r.Action, Timeout: r.Timeout, Restart: r.Restart, Rule: i}
+		}
+	}
+	return Policy{Rule: -1}
+}
+
+// runtimeDir is where the daemon's files lie: getenv and euid are those of the process.
+func runtimeDir(getenv func(string) string, euid int) string {
+	// systemd sets several directories with colons between them: the first is the unit's own.
+	if list := filepath.SplitList(getenv("RUNTIME_DIRECTORY")); len(list) > 0 && filepath.IsAbs(list[0]) {
+		return filepath.Clean(list[0])
+	}
+	if euid != 0 {
+		if dir := getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(dir) {
+			return filepath.Join(dir, "checkprocd")
+		}
+	}
+	return "/run/checkprocd"
+}

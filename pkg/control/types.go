@@ -1,0 +1,208 @@
+package control
+
+import "context"
+
+// Interface is the name of the varlink interface that the daemon serves. Its description is io.checkproc.varlink.
+const Interface = "io.checkproc"
+
+// Mode says what the daemon does with a verdict.
+type Mode string
+
+const (
+	ModeActing     Mode = "acting"      // signals what it condemns
+	ModeObserving  Mode = "observing"   // another guard holds the right to act, or --observe
+	ModeReportOnly Mode = "report_only" // it lacks the rights to act
+)
+
+// TableState says whether a table can be read.
+type TableState string
+
+const (
+	TableAttached TableState = "attached"
+	TableMissing  TableState = "missing"
+	TableRefused  TableState = "refused" // another layout, or no permission
+)
+
+// TargetState says where a target stands between its first record and its end.
+type TargetState string
+
+const (
+	StateForming    TargetState = "forming"    // not yet seen twice with the same pid, name and timeout
+	StateGuarded    TargetState = "guarded"    // beats, or its deadline is to come
+	StateLate       TargetState = "late"       // silent for its timeout and margin, the verdict is not final
+	StateHeld       TargetState = "held"       // late and stopped, traced, frozen, dumping, or held by the brake
+	StateLadder     TargetState = "ladder"     // condemned, its ladder is under way
+	StateEnded      TargetState = "ended"      // has exited, its record is about to go
+	StateIgnored    TargetState = "ignored"    // timeout 0 or less: watched for its exit only
+	StateUnverified TargetState = "unverified" // consent not proven yet
+	StateRefused    TargetState = "refused"    // never signalled: forged, or a process that is always refused
+	StateForeign    TargetState = "foreign"    // kept alive by a process of another pid namespace, or by a child
+	StateUnguarded  TargetState = "unguarded"  // alive, and has lost its record
+	StateStale      TargetState = "stale"      // the process is gone, its record still stands
+)
+
+// Severity orders findings: ok, note, warning, error.
+type Severity string
+
+const (
+	SeverityOK      Severity = "ok"
+	SeverityNote    Severity = "note"
+	SeverityWarning Severity = "warning"
+	SeverityError   Severity = "error"
+)
+
+// Status is the daemon as a whole. All spans of time are microseconds.
+type Status struct {
+	Version        string    `json:"version"`
+	PID            int32     `json:"pid"`
+	SinceUsec      int64     `json:"since_usec"` // how long the daemon has been up
+	Mode           Mode      `json:"mode"`
+	ModeReason     string    `json:"mode_reason"` // empty while acting
+	IntervalUsec   int64     `json:"interval_usec"`
+	ConfigFiles    []string  `json:"config_files"`
+	Tables         []Table   `json:"tables"`
+	Targets        Targets   `json:"targets"`
+	Counters       Counters  `json:"counters"`
+	Brake          Brake     `json:"brake"`
+	Scan           Scan      `json:"scan"`
+	Features       []Feature `json:"features"`
+	BootID         string    `json:"boot_id"`
+	Registry       Registry  `json:"registry"`
+	LogFile        string    `json:"log_file"`         // empty: none
+	LogFileProblem string    `json:"log_file_problem"` // why the log file is not written
+}
+
+// Table is one shared memory segment.
+type Table struct {
+	ID      int        `json:"id"`   // the segment's id, -1 while it is missing
+	Key     int64      `json:"key"`  // the SysV key
+	Size    int64      `json:"size"` // bytes
+	Records int        `json:"records"`
+	Used    int        `json:"used"`    // records with a pid
+	Live    int        `json:"live"`    // of these, records whose process is alive
+	Removed bool       `json:"removed"` // removed from the system, still mapped by clients
+	State   TableState `json:"state"`
+	Problem string     `json:"problem"` // empty: none
+}
+
+// Targets counts the targets by what is the matter with them.
+type Targets struct {
+	Total      int `json:"total"`
+	Guarded    int `json:"guarded"`
+	Forming    int `json:"forming"`
+	Late       int `json:"late"`
+	Held       int `json:"held"`
+	Ladders    int `json:"ladders"`
+	Unverified int `json:"unverified"`
+	Refused    int `json:"refused"`
+	Foreign    int `json:"foreign"`
+}
+
+// Counters count events since the daemon's start.
+type Counters struct {
+	Condemned         int64 `json:"condemned"`
+	Signalled         int64 `json:"signalled"`
+	Killed            int64 `json:"killed"`
+	Recovered         int64 `json:"recovered"`
+	Cleared           int64 `json:"cleared"`
+	Unkillable        int64 `json:"unkillable"`
+	Gaps              int64 `json:"gaps"`
+	Exits             int64 `json:"exits"`
+	DroppedLogRecords int64 `json:"dropped_log_records"`
+}
+
+// Brake says whether new ladders wait because many targets fell overdue together.
+type Brake struct {
+	On        bool  `json:"on"`
+	Waiting   int   `json:"waiting"`    // targets that it holds
+	SinceUsec int64 `json:"since_usec"` // for how long it has been on, 0 while off
+}
+
+// Scan says what the passes over the tables cost.
+type Scan struct {
+	Count    int64 `json:"count"`
+	LastUsec int64 `json:"last_usec"`
+	MaxUsec  int64 `json:"max_usec"`
+}
+
+// Feature is something of kernel or rights that the daemon probed at its start.
+type Feature struct {
+	Name  string `json:"name"`
+	Since string `json:"since"` // the Linux version that has it, empty for rights
+	Error string `json:"error"` // why it is not to be had, empty: it is
+}
+
+// Registry is the file that carries the daemon's knowledge over a restart.
+type Registry struct {
+	Path  string `json:"path"`
+	Bytes int64  `json:"bytes"`
+	Error string `json:"error"` // why the last save failed, empty: it did not
+}
+
+// Target is one guarded process, or one record that cannot be guarded.
+type Target struct {
+	Table          int         `json:"table"` // the segment's id
+	Slot           int         `json:"slot"`  // the first of Slots
+	Slots          []int       `json:"slots"` // all records of this pid
+	PID            int32       `json:"pid"`
+	Name           string      `json:"name"` // cleaned: valid UTF-8 without control characters
+	Unit           string      `json:"unit"`
+	UID            uint32      `json:"uid"`
+	TimeoutUsec    int64       `json:"timeout_usec"`
+	SilenceUsec    int64       `json:"silence_usec"`  // since the last beat, on the attention clock
+	DeadlineUsec   int64       `json:"deadline_usec"` // from now until it is late, below 0 when it is
+	State          TargetState `json:"state"`
+	Verdict        string      `json:"verdict"` // empty while there is none
+	Reason         string      `json:"reason"`
+	Rule           int         `json:"rule"`            // index of the configured rule, -1: the defaults
+	RegisteredUsec int64       `json:"registered_usec"` // how long ago the daemon first saw it
+}
+
+// Finding is one result of an examination of the table.
+type Finding struct {
+	ID       string   `json:"id"` // stable, kebab-case: "layout", "mode", "semaphore-held"
+	Severity Severity `json:"severity"`
+	Subject  string   `json:"subject"` // what it is about: "table 0x5095", "pid 4242 (ftpd)"
+	Message  string   `json:"message"`
+	Advice   string   `json:"advice"` // what to do, empty: nothing
+	PIDs     []int32  `json:"pids"`
+	Slots    []int    `json:"slots"`
+}
+
+// ReloadResult says what a reload of the configuration changed.
+type ReloadResult struct {
+	Changed      []string `json:"changed"`       // keys that are in force now
+	NeedsRestart []string `json:"needs_restart"` // keys that differ and take a restart of the daemon
+}
+
+// Fault is one mistake in a configuration file.
+type Fault struct {
+	File     string `json:"file"`
+	Line     int    `json:"line"` // 1-based, 0: unknown
+	Column   int    `json:"column"`
+	Key      string `json:"key"`
+	Problem  string `json:"problem"`
+	Expected string `json:"expected"`
+}
+
+// Caller is the peer of a connection, as the kernel vouches for it (SO_PEERCRED, SO_PEERGROUPS).
+type Caller struct {
+	PID       int32 // 0 for a process of another pid namespace
+	UID, GID  uint32
+	Groups    []uint32 // supplementary
+	CanSteer  bool     // may reload
+	CanSeeAll bool     // may see the targets of all users, and check
+}
+
+// Handler is what the daemon answers. Its methods are called from many goroutines; ctx ends with the server and after a
+// bounded time. Besides plain errors (sent as Failed with their text) they may return ErrNotAllowed, ErrBusy or *Rejected,
+// wrapped or not.
+//
+// The server itself refuses Check to a caller that cannot see all and Reload to one that cannot steer, and takes other
+// users' targets out of the answer of List where the caller cannot see all.
+type Handler interface {
+	Status(ctx context.Context, c Caller) (Status, error)
+	List(ctx context.Context, c Caller) ([]Target, error)
+	Check(ctx context.Context, c Caller) ([]Finding, error)
+	Reload(ctx context.Context, c Caller) (ReloadResult, error)
+}

@@ -1,0 +1,174 @@
+package systemd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	sddbus "github.com/coreos/go-systemd/v22/dbus"
+	"github.com/godbus/dbus/v5"
+)
+
+const (
+	dialWait  = 5 * time.Second // for the bus to take us, when the caller's context allows longer
+	aliveLook = time.Second     // while a job runs: is the connection that will tell its result still there
+)
+
+// Units asks the system's service manager about units and starts them. The zero value is ready: it connects to the
+// system bus on first use (as root, and without a bus, to PID 1 itself), and anew after the connection was lost.
+type Units struct {
+	dial func(context.Context) (*sddbus.Conn, error) // nil: go-systemd's
+
+	once sync.Once
+	turn chan struct{} // holds one value while conn is free; a mutex that a context can give up on
+	conn *sddbus.Conn
+	end  context.CancelFunc // ends conn
+}
+
+// UnitState is what the service manager says about a unit. PIDs are 0 for a unit that is no service.
+type UnitState struct {
+	Load         string // loaded, not-found, masked, …
+	Active, Sub  string // inactive, failed, active, activating (with auto-restart), …
+	MainPID      int32  // 0 while no main process runs
+	ExecMainPID  int32  // the last main process, also when it has ended
+	Job          bool   // a job is queued or running
+	Type, Result string // of a service: notify, exec, forking, …; success, exit-code, signal, …
+}
+
+// Down reports whether the unit has ended and nobody is about to start it: loaded, inactive or failed, no job queued.
+// A unit that waits for its own automatic restart is activating, and one that is being stopped has a job.
+func (s UnitState) Down() bool {
+	return s.Load == "loaded" && (s.Active == "inactive" || s.Active == "failed") && !s.Job
+}
+
+// State returns the state of a unit. A unit that does not exist is no error: its Load is not-found.
+func (u *Units) State(ctx context.Context, unit string) (UnitState, error) {
+	conn, err := u.connection(ctx)
+	if err != nil {
+		return UnitState{}, fmt.Errorf("read state of %s: %w", unit, err)
+	}
+	properties, err := conn.GetAllPropertiesContext(ctx, unit)
+	if err != nil {
+		u.failed(conn, err)
+		return UnitState{}, fmt.Errorf("read state of %s: %w", unit, err)
+	}
+	return unitState(properties), nil
+}
+
+// Start starts a unit (mode replace) and waits for the job's result: done, canceled, timeout, failed, dependency or
+// skipped.
+func (u *Units) Start(ctx context.Context, unit string) (result string, err error) {
+	conn, err := u.connection(ctx)
+	if err != nil {
+		return "", fmt.Errorf("start %s: %w", unit, err)
+	}
+	results := make(chan string, 1) // buffered: an abandoned wait must not wedge the connection
+	if _, err := conn.StartUnitContext(ctx, unit, "replace", results); err != nil {
+		u.failed(conn, err)
+		return "", fmt.Errorf("start %s: %w", unit, err)
+	}
+	look := time.NewTicker(aliveLook)
+	defer look.Stop()
+	for {
+		select {
+		case result := <-results:
+			return result, nil
+		case <-ctx.Done():
+			return "", fmt.Errorf("start %s: wait for the job: %w", unit, ctx.Err())
+		case <-look.C:
+			if !conn.Connected() {
+				return "", fmt.Errorf("start %s: wait for the job: %w", unit, dbus.ErrClosed)
+			}
+		}
+	}
+}
+
+// Close ends the connection. A later call connects anew.
+func (u *Units) Close() {
+	u.init()
+	<-u.turn
+	u.drop()
+	u.turn <- struct{}{}
+}
+
+func (u *Units) init() {
+	u.once.Do(func() {
+		u.turn = make(chan struct{}, 1)
+		u.turn <- struct{}{}
+	})
+}
+
+// connection returns the connection, dialled anew when it is lost.
+func (u *Units) connection(ctx context.Context) (*sddbus.Conn, error) {
+	u.init()
+	select {
+	case <-u.turn:
+	case <-ctx.Done():
+		return nil, fmt.Errorf("connect to the system bus: %w", ctx.Err())
+	}
+	defer func() { u.turn <- struct{}{} }()
+	if u.conn != nil && u.conn.Connected() {
+		return u.conn, nil
+	}
+	u.drop()
+	dial := u.dial
+	if dial == nil {
+		dial = sddbus.NewWithContext
+	}
+	// The context of the dial is the connection's for life: it must not be the caller's.
+	life, end := context.WithCancel(context.Background())
+	ctx, cancel := context.WithTimeout(ctx, dialWait)
+	defer cancel()
+	stop := context.AfterFunc(ctx, end)
+	conn, err := dial(life)
+	if !stop() && err == nil { // the time was up just before the dial returned
+		conn.Close()
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		end()
+		return nil, fmt.Errorf("connect to the system bus: %w", err)
+	}
+	u.conn, u.end = conn, end
+	return conn, nil
+}
+
+// failed gives the connection up after an error that no one on the other end sent.
+func (u *Units) failed(conn *sddbus.Conn, err error) {
+	var answer dbus.Error
+	if errors.As(err, &answer) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return
+	}
+	<-u.turn
+	if u.conn == conn {
+		u.drop()
+	}
+	u.turn <- struct{}{}
+}
+
+func (u *Units) drop() {
+	if u.conn != nil {
+		u.conn.Close()
+		u.end()
+		u.conn, u.end = nil, nil
+	}
+}
+
+func unitState(p map[string]any) UnitState {
+	s := UnitState{}
+	s.Load, _ = p["LoadState"].(string)
+	s.Active, _ = p["ActiveState"].(string)
+	s.Sub, _ = p["SubState"].(string)
+	s.Type, _ = p["Type"].(string)
+	s.Result, _ = p["Result"].(string)
+	main, _ := p["MainPID"].(uint32)
+	exec, _ := p["ExecMainPID"].(uint32)
+	s.MainPID, s.ExecMainPID = int32(main), int32(exec)
+	if job, ok := p["Job"].([]any); ok && len(job) > 0 { // (uo): the id, 0 without a job, and the path
+		id, _ := job[0].(uint32)
+		s.Job = id != 0
+	}
+	return s
+}

@@ -22,7 +22,8 @@ import (
 // always there.
 type Journal struct {
 	identifier string
-	send       func(message string, priority journal.Priority, fields map[string]string) error
+	send       func(fields map[string]string) error
+	abort      func() // makes send fail from now on
 	dropped    atomic.Uint64
 
 	mu     sync.RWMutex
@@ -36,23 +37,30 @@ type entry struct {
 	event []byte
 }
 
-// NewJournal returns a writer of records with SYSLOG_IDENTIFIER=identifier, of which up to queue wait for journald.
+// NewJournal returns a writer of records with SYSLOG_IDENTIFIER=identifier, of which up to queue wait for journald. It
+// fails when journald's socket is not there.
 func NewJournal(identifier string, queue int) (*Journal, error) {
-	if !journal.Enabled() {
-		return nil, fmt.Errorf("open journal: %w", fs.ErrNotExist)
-	}
-	return newJournal(identifier, queue, journal.Send), nil
+	return openJournal(journaldSocket, identifier, queue)
 }
 
-func newJournal(identifier string, queue int, send func(string, journal.Priority, map[string]string) error) *Journal {
+func openJournal(path, identifier string, queue int) (*Journal, error) {
+	d, err := dialJournald(path)
+	if err != nil {
+		return nil, err
+	}
 	j := &Journal{
 		identifier: identifier,
-		send:       send,
+		send:       d.send,
+		abort:      d.abort,
 		queue:      make(chan entry, max(1, queue)),
 		done:       make(chan struct{}),
 	}
-	go j.run()
-	return j
+	go func() {
+		defer close(j.done)
+		defer d.drop()
+		j.run()
+	}()
+	return j, nil
 }
 
 // Write queues one JSON event. Its error is fs.ErrClosed after Close, and else nil.
@@ -76,7 +84,7 @@ func (j *Journal) WriteLevel(level zerolog.Level, event []byte) (int, error) {
 // Dropped returns how many events were not written, because the queue was full or journald refused them.
 func (j *Journal) Dropped() uint64 { return j.dropped.Load() }
 
-// Close writes what is queued, for a second at most, and says how much was left unwritten.
+// Close writes what is queued, for a second at most, drops the rest, and says how much was dropped by it.
 func (j *Journal) Close() error {
 	j.mu.Lock()
 	if !j.closed {
@@ -84,35 +92,41 @@ func (j *Journal) Close() error {
 		close(j.queue)
 	}
 	j.mu.Unlock()
+	before := j.Dropped()
 	select {
 	case <-j.done:
-		return nil
 	case <-time.After(closeWait):
-		return fmt.Errorf("close journal: journald did not take the last %d records in %v", len(j.queue)+1, closeWait)
+		j.abort()
+		<-j.done
 	}
+	if n := j.Dropped() - before; n > 0 {
+		return fmt.Errorf("close journal: journald did not take the last %d records", n)
+	}
+	return nil
 }
 
+// run writes until the queue is closed and empty.
 func (j *Journal) run() {
-	defer close(j.done)
 	var told uint64
 	for e := range j.queue {
-		message, priority, fields := record(e.event, e.level)
+		fields := record(e.event, e.level)
 		fields["SYSLOG_IDENTIFIER"] = j.identifier
-		if j.send(message, priority, fields) != nil {
+		if j.send(fields) != nil {
 			j.dropped.Add(1)
 			continue
 		}
-		if n := j.dropped.Load(); n != told && j.sendDropped(n-told, n) == nil {
+		// What was dropped is newer than what was queued, so it is told where it is missing: after the queue.
+		if n := j.Dropped(); n > told && len(j.queue) == 0 && j.send(j.droppedRecord(n-told)) == nil {
 			told = n
 		}
 	}
 }
 
-func (j *Journal) sendDropped(n, all uint64) error {
-	fields := map[string]string{
-		"SYSLOG_IDENTIFIER":       j.identifier,
-		"CHECKPROC_DROPPED":       strconv.FormatUint(n, 10),
-		"CHECKPROC_DROPPED_TOTAL": strconv.FormatUint(all, 10),
+func (j *Journal) droppedRecord(n uint64) map[string]string {
+	return map[string]string{
+		"MESSAGE":           fmt.Sprintf("%d records are missing here: journald did not take them in time", n),
+		"PRIORITY":          strconv.Itoa(int(journal.PriWarning)),
+		"SYSLOG_IDENTIFIER": j.identifier,
+		"CHECKPROC_DROPPED": strconv.FormatUint(n, 10),
 	}
-	return j.send(fmt.Sprintf("%d records were dropped: journald did not take them in time", n), journal.PriWarning, fields)
 }

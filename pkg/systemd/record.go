@@ -12,42 +12,42 @@ import (
 
 const fieldMax = 64 // bytes of a field's name: journald drops a longer one (journal_field_valid in systemd)
 
-// record turns one JSON event into the parts of a journal record. What is no JSON object becomes the message as it is.
-func record(event []byte, level zerolog.Level) (message string, priority journal.Priority, fields map[string]string) {
-	fields = make(map[string]string)
-	priority = priorityOf(level)
+// record turns one JSON event into the fields of a journal record. What is no JSON object becomes the message as it is.
+// Of a key that comes twice the last value counts.
+func record(event []byte, level zerolog.Level) map[string]string {
+	fields := map[string]string{"PRIORITY": priority(level)}
 	d := json.NewDecoder(bytes.NewReader(event))
 	if t, err := d.Token(); err != nil || t != json.Delim('{') {
-		return text(event), priority, fields
+		fields["MESSAGE"] = text(event)
+		return fields
 	}
 	for d.More() {
-		key, err := d.Token()
-		if err != nil {
-			return text(event), priority, fields
-		}
 		var raw json.RawMessage
-		if err := d.Decode(&raw); err != nil {
-			return text(event), priority, fields
+		key, err := d.Token()
+		if err == nil {
+			err = d.Decode(&raw)
 		}
-		if string(raw) == "null" {
-			continue
+		if err != nil { // cut short: what was read stands, and the message is the event itself
+			fields["MESSAGE"] = text(event)
+			return fields
 		}
-		value := fieldValue(raw)
-		switch name := key.(string); name {
-		case zerolog.MessageFieldName:
-			message = value
-		case zerolog.LevelFieldName:
+		name, value := key.(string), fieldValue(raw)
+		switch {
+		case string(raw) == "null":
+		case name == zerolog.LevelFieldName:
 			if l, err := zerolog.ParseLevel(value); err == nil {
-				priority = priorityOf(l)
+				fields["PRIORITY"] = priority(l)
 			}
 		default:
 			fields[fieldName(name)] = value
 		}
 	}
-	return message, priority, fields
+	return fields
 }
 
 func text(event []byte) string { return string(bytes.TrimRight(event, "\n")) }
+
+func priority(l zerolog.Level) string { return strconv.Itoa(int(priorityOf(l))) }
 
 // priorityOf maps a level to syslog's. Nothing is above critical: journald writes emergencies to every terminal.
 func priorityOf(l zerolog.Level) journal.Priority {
@@ -69,6 +69,8 @@ func priorityOf(l zerolog.Level) journal.Priority {
 // with an underscore (systemd.journal-fields(7)).
 func fieldName(key string) string {
 	switch key {
+	case zerolog.MessageFieldName:
+		return "MESSAGE"
 	case "message_id":
 		return "MESSAGE_ID"
 	case "object_pid":

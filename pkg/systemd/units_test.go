@@ -1,0 +1,342 @@
+package systemd
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	sddbus "github.com/coreos/go-systemd/v22/dbus"
+	"github.com/godbus/dbus/v5"
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestUnitState(t *testing.T) {
+	got := unitState(map[string]any{
+		"LoadState": "loaded", "ActiveState": "activating", "SubState": "auto-restart", "MainPID": uint32(0),
+		"ExecMainPID": uint32(4242), "Job": []any{uint32(17), dbus.ObjectPath("/org/freedesktop/systemd1/job/17")},
+		"Type": "exec", "Result": "signal",
+	})
+	want := UnitState{
+		Load: "loaded", Active: "activating", Sub: "auto-restart", ExecMainPID: 4242, Job: true, Type: "exec", Result: "signal",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	got = unitState(map[string]any{"ActiveState": 7, "Job": []any{uint32(0), dbus.ObjectPath("/")}, "MainPID": "x"})
+	if diff := cmp.Diff(UnitState{}, got); diff != "" {
+		t.Errorf("other types: %s", diff)
+	}
+}
+
+func TestUnitStateDown(t *testing.T) {
+	for _, test := range []struct {
+		state UnitState
+		want  bool
+	}{
+		{UnitState{Load: "loaded", Active: "inactive", Sub: "dead"}, true},
+		{UnitState{Load: "loaded", Active: "failed", Sub: "failed"}, true},
+		{UnitState{Load: "loaded", Active: "inactive", Job: true}, false},
+		{UnitState{Load: "loaded", Active: "failed", Job: true}, false},
+		{UnitState{Load: "loaded", Active: "active", Sub: "running"}, false},
+		{UnitState{Load: "loaded", Active: "activating", Sub: "auto-restart"}, false},
+		{UnitState{Load: "loaded", Active: "deactivating", Sub: "stop-sigterm"}, false},
+		{UnitState{Load: "not-found", Active: "inactive"}, false},
+		{UnitState{Load: "masked", Active: "inactive"}, false},
+		{UnitState{}, false},
+	} {
+		if got := test.state.Down(); got != test.want {
+			t.Errorf("%+v: down %v", test.state, got)
+		}
+	}
+}
+
+// bus is a private message bus, at one address over restarts.
+type bus struct {
+	dir string
+	cmd *exec.Cmd
+}
+
+func newBus(t *testing.T) *bus {
+	t.Helper()
+	if _, err := exec.LookPath("dbus-daemon"); err != nil {
+		need(t, "dbus-daemon (package dbus-daemon or dbus)")
+	}
+	dir, err := os.MkdirTemp("", "bus") // short: an address of a socket has 107 bytes
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	config := fmt.Sprintf(`<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
+ "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig><listen>%s</listen><auth>EXTERNAL</auth><policy context="default"><allow send_destination="*"/>
+<allow eavesdrop="true"/><allow own="*"/></policy></busconfig>`, "unix:path="+filepath.Join(dir, "bus"))
+	if err := os.WriteFile(filepath.Join(dir, "conf"), []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path="+filepath.Join(dir, "bus"))
+	b := &bus{dir: dir}
+	t.Cleanup(b.stop)
+	b.start(t)
+	return b
+}
+
+func (b *bus) start(t *testing.T) {
+	t.Helper()
+	b.cmd = exec.Command("dbus-daemon", "--config-file="+filepath.Join(b.dir, "conf"), "--nofork", "--nopidfile", "--print-address")
+	b.cmd.Stderr = os.Stderr
+	out, err := b.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil { // the address: it listens
+		t.Fatalf("start dbus-daemon: %v", err)
+	}
+}
+
+func (b *bus) stop() {
+	if b.cmd != nil {
+		_ = b.cmd.Process.Kill()
+		_ = b.cmd.Wait()
+		b.cmd = nil
+		_ = os.Remove(filepath.Join(b.dir, "bus"))
+	}
+}
+
+// manager stands in for PID 1 on the bus.
+type manager struct {
+	conn *dbus.Conn
+
+	mu      sync.Mutex
+	results map[string]string // by unit; a unit without one has a job that never ends
+	started []string
+	jobs    uint32
+}
+
+const managerInterface = "org.freedesktop.systemd1.Manager"
+
+func newManager(t *testing.T) *manager {
+	t.Helper()
+	conn, err := dbus.ConnectSystemBus()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	m := &manager{conn: conn, results: map[string]string{}}
+	if err := conn.Export(m, "/org/freedesktop/systemd1", managerInterface); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.RequestName("org.freedesktop.systemd1", 0); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func (m *manager) unit(t *testing.T, name, active string, pid uint32) {
+	t.Helper()
+	properties := map[string]dbus.Variant{
+		"LoadState": dbus.MakeVariant("loaded"), "ActiveState": dbus.MakeVariant(active), "MainPID": dbus.MakeVariant(pid),
+		"Job": dbus.MakeVariant(struct {
+			ID   uint32
+			Path dbus.ObjectPath
+		}{0, "/"}),
+	}
+	path := dbus.ObjectPath("/org/freedesktop/systemd1/unit/" + sddbus.PathBusEscape(name))
+	if err := m.conn.Export(unitProperties{properties}, path, "org.freedesktop.DBus.Properties"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+type unitProperties struct{ all map[string]dbus.Variant }
+
+func (p unitProperties) GetAll(string) (map[string]dbus.Variant, *dbus.Error) { return p.all, nil }
+
+func (m *manager) StartUnit(name, mode string) (dbus.ObjectPath, *dbus.Error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if name == "none.service" {
+		return "", dbus.NewError("org.freedesktop.systemd1.NoSuchUnit", []any{"Unit none.service not found."})
+	}
+	m.started = append(m.started, name+" "+mode)
+	m.jobs++
+	job := dbus.ObjectPath(fmt.Sprintf("/org/freedesktop/systemd1/job/%d", m.jobs))
+	if result := m.results[name]; result != "" {
+		// Before the answer to the call, as it happens with a job that ends at once.
+		_ = m.conn.Emit("/org/freedesktop/systemd1", managerInterface+".JobRemoved", m.jobs, job, name, result)
+	}
+	return job, nil
+}
+
+func newUnits(t *testing.T) *Units {
+	t.Helper()
+	u := &Units{dial: sddbus.NewSystemConnectionContext} // never the real PID 1's private socket
+	t.Cleanup(u.Close)
+	return u
+}
+
+func ctxFor(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func TestUnits(t *testing.T) {
+	newBus(t)
+	m := newManager(t)
+	m.unit(t, "ftp@a-1.service", "failed", 7)
+	m.results["ftp@a-1.service"] = "done"
+	m.results["bad.service"] = "failed"
+	u := newUnits(t)
+	first, cancel := context.WithTimeout(context.Background(), patience)
+	state, err := u.State(first, "ftp@a-1.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(UnitState{Load: "loaded", Active: "failed", MainPID: 7}, state); diff != "" {
+		t.Error(diff)
+	}
+	cancel() // the context of the call that dialled is not the connection's
+	conn := u.conn
+	for unit, want := range map[string]string{"ftp@a-1.service": "done", "bad.service": "failed"} {
+		if result, err := u.Start(ctxFor(t), unit); err != nil || result != want {
+			t.Errorf("start %s: %q, %v; want %q", unit, result, err, want)
+		}
+	}
+	var answer dbus.Error
+	if _, err := u.Start(ctxFor(t), "none.service"); !errors.As(err, &answer) || answer.Name != "org.freedesktop.systemd1.NoSuchUnit" {
+		t.Errorf("start of no unit: %v", err)
+	}
+	if u.conn != conn {
+		t.Error("the connection was dialled anew without need")
+	}
+	if m.started[0][len(m.started[0])-len(" replace"):] != " replace" {
+		t.Errorf("mode: %v", m.started)
+	}
+}
+
+// A job without an end is waited for as long as the context says, and wedges nothing.
+func TestUnitsJobWithoutEnd(t *testing.T) {
+	newBus(t)
+	m := newManager(t)
+	m.results["good.service"] = "done"
+	u := newUnits(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() {
+		defer cancel()
+		for began := time.Now(); time.Since(began) < patience; time.Sleep(time.Millisecond) {
+			m.mu.Lock()
+			asked := len(m.started) > 0
+			m.mu.Unlock()
+			if asked {
+				return
+			}
+		}
+	}()
+	if _, err := u.Start(ctx, "endless.service"); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	_ = m.conn.Emit("/org/freedesktop/systemd1", managerInterface+".JobRemoved",
+		uint32(1), dbus.ObjectPath("/org/freedesktop/systemd1/job/1"), "endless.service", "done") // nobody waits for it any more
+	if result, err := u.Start(ctxFor(t), "good.service"); err != nil || result != "done" {
+		t.Errorf("after an abandoned wait: %q, %v", result, err)
+	}
+}
+
+func TestUnitsBusRestarts(t *testing.T) {
+	b := newBus(t)
+	newManager(t).unit(t, "a.service", "active", 1)
+	u := newUnits(t)
+	if _, err := u.State(ctxFor(t), "a.service"); err != nil {
+		t.Fatal(err)
+	}
+	old := u.conn
+	b.stop()
+	if _, err := u.State(ctxFor(t), "a.service"); err == nil {
+		t.Error("a state without a bus")
+	}
+	b.start(t)
+	m := newManager(t)
+	m.unit(t, "a.service", "failed", 0)
+	m.results["a.service"] = "done"
+	state, err := u.State(ctxFor(t), "a.service")
+	if err != nil || state.Active != "failed" {
+		t.Errorf("after the restart of the bus: %+v, %v", state, err)
+	}
+	if result, err := u.Start(ctxFor(t), "a.service"); err != nil || result != "done" {
+		t.Errorf("start after the restart of the bus: %q, %v", result, err)
+	}
+	if u.conn == old {
+		t.Error("the dead connection is still in use")
+	}
+}
+
+// The bus ends while a job runs: the wait ends too, long before its context.
+func TestUnitsBusEndsUnderJob(t *testing.T) {
+	b := newBus(t)
+	m := newManager(t)
+	u := newUnits(t)
+	failed := make(chan error, 1)
+	go func() {
+		_, err := u.Start(ctxFor(t), "endless.service")
+		failed <- err
+	}()
+	for began := time.Now(); ; time.Sleep(time.Millisecond) {
+		m.mu.Lock()
+		asked := len(m.started) > 0
+		m.mu.Unlock()
+		if asked {
+			break
+		}
+		if time.Since(began) > patience {
+			t.Fatal("StartUnit was not called")
+		}
+	}
+	b.stop()
+	if err := <-failed; err == nil || errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// A bus that accepts and never answers costs the caller no more than its context, and the next one as well.
+func TestUnitsStalledBus(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "bus")
+	listener, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path="+path)
+	u := newUnits(t)
+	for range 2 {
+		ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+		if _, err := u.State(ctx, "a.service"); err == nil {
+			t.Error("a state from a bus that says nothing")
+		}
+		cancel()
+	}
+	// While one call waits for the bus, another gives up by its own context.
+	long, end := context.WithCancel(context.Background())
+	waits := make(chan struct{})
+	go func() {
+		defer close(waits)
+		_, _ = u.State(long, "a.service")
+	}()
+	short, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := u.State(short, "a.service"); err == nil {
+		t.Error("a state from a bus that says nothing")
+	}
+	end()
+	<-waits
+}

@@ -1,7 +1,7 @@
 // Package config turns TOML text into validated values, and matches targets against rules.
 //
 // Load reports every fault of every file at once, each with file, line, column and key. What it returns
-// without an error is complete: defaults are filled in, and every value lies within the limits of limits.go.
+// without an error is complete: defaults are filled in, and every value lies within the limits of schema.go.
 package config
 
 import (
@@ -155,8 +155,8 @@ func Default() Config {
 	}
 }
 
-// Policy returns what the first matching rule says. Records of the client have no name in it when they have none:
-// a rule with a name pattern "?*" leaves those out. It does not allocate.
+// Policy returns what the first matching rule says about a target: name of its record, user that it runs as, systemd
+// unit. What is not known is empty; the pattern "?*" matches all that is known. It does not allocate.
 func (c *Config) Policy(name, user, unit string) Policy {
 	for i := range c.Rules {
 		r := &c.Rules[i]

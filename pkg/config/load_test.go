@@ -1,0 +1,474 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+	"pgregory.net/rapid"
+)
+
+// parseText reads one file that lies in memory.
+func parseText(text string) (Config, []Fault) {
+	c := Default()
+	var l loader
+	faults := l.add(&c, "f", []byte(text))
+	return c, append(faults, l.finish(&c)...)
+}
+
+func lines(faults []Fault) string {
+	return (&Faults{List: faults}).Error()
+}
+
+func TestFaults(t *testing.T) {
+	for _, tt := range []struct{ name, text, want string }{
+		{"wrong unit", "interval = 1", `f:1:12: interval: is the integer 1 (expected a duration such as "1s", 50ms to 10s)`},
+		{"bare duration", "interval = 1s", `f:1:13: interval: strings must be quoted (expected a duration such as "1s", 50ms to 10s)`},
+		{"no duration", `interval = "1 s"`, `f:1:12: interval: "1 s" is no duration (expected a duration such as "1s", 50ms to 10s)`},
+		{"too fast", `interval = "49ms"`, `f:1:12: interval: "49ms" is out of range (expected a duration such as "1s", 50ms to 10s)`},
+		{"too slow", `interval = "11s"`, `f:1:12: interval: "11s" is out of range (expected a duration such as "1s", 50ms to 10s)`},
+		{"unknown key", "intervall = 1", `f:1:1: intervall: unknown key (expected one of interval, runtime_dir, log, cpactive, control, ladder, brake, rule)`},
+		{"unknown table", "[native]\nenabled = true", `f:1:2: native: unknown table (expected one of interval, runtime_dir, log, cpactive, control, ladder, brake, rule)`},
+		{"unknown nested key", "[log]\n colour = true", `f:2:2: log.colour: unknown key (expected one of level, format, file)`},
+		{"scope", "[ladder]\nscope = 'process'", `f:2:1: ladder.scope: unknown key (expected one of steps, max_concurrent)`},
+		{"quoted key with a dot", `"log.level" = "info"`, `f:1:1: "log.level": unknown key (expected one of interval, runtime_dir, log, cpactive, control, ladder, brake, rule)`},
+		{"section as value", "log = 'debug'", `f:1:7: log: is the string "debug" (expected a table with level, format, file)`},
+		{"section as array", "[[log]]", `f:1:3: log: is an array of tables (expected a table with level, format, file)`},
+		{"key as table", "[interval]", `f:1:2: interval: is a table (expected a duration such as "1s", 50ms to 10s)`},
+		{"rule as table", "[rule]", `f:1:2: rule: is a table (expected [[rule]])`},
+		{"rule as array", "rule = [ 1 ]", `f:1:10: rule[0]: is the integer 1 (expected [[rule]])`},
+		{"level", "log.level = 'INFO'", `f:1:13: log.level: "INFO" is not known (expected one of trace, debug, info, warn, error)`},
+		{"format", "log.format = true", `f:1:14: log.format: is the boolean true (expected one of auto, journal, console, json)`},
+		{"log file", "log.file = 'x.log'", `f:1:12: log.file: "x.log" is no absolute path (expected an absolute path such as "/run/checkprocd")`},
+		{"runtime_dir", `runtime_dir = "/a\u0007"`, `f:1:15: runtime_dir: "/a\a" has control characters in it (expected an absolute path such as "/run/checkprocd")`},
+		{"boolean", `cpactive.enabled = "yes"`, `f:1:20: cpactive.enabled: is the string "yes" (expected true or false)`},
+		{"key 0", "cpactive.key = 0", `f:1:16: cpactive.key: 0 is out of range (expected an IPC key such as 0x5095, 1 to 0x7fffffff)`},
+		{"key large", "cpactive.sem_key = 0x80000000", `f:1:20: cpactive.sem_key: 0x80000000 is out of range (expected an IPC key such as 0x5095, 1 to 0x7fffffff)`},
+		{"key string", "cpactive.key = '0x5095'", `f:1:16: cpactive.key: is the string "0x5095" (expected an IPC key such as 0x5095, 1 to 0x7fffffff)`},
+		{"records 0", "cpactive.records = 0", `f:1:20: cpactive.records: 0 is out of range (expected an integer, 1 to 100000)`},
+		{"records", "cpactive.records = 100_001", `f:1:20: cpactive.records: 100_001 is out of range (expected an integer, 1 to 100000)`},
+		{"mode decimal", "cpactive.mode = 666", `f:1:17: cpactive.mode: 666 is not octal (expected an octal number such as 0o666, with 0o600 in it and no other bits than 0o666)`},
+		{"mode", "cpactive.mode = 0o066", `f:1:17: cpactive.mode: 0o066 is no mode of a segment (expected an octal number such as 0o666, with 0o600 in it and no other bits than 0o666)`},
+		{"margin", `cpactive.margin = "0.1"`, `f:1:19: cpactive.margin: "0.1" is no percentage (expected a percentage such as "10%", 0% to 100%)`},
+		{"margin large", `cpactive.margin = "100.1%"`, `f:1:19: cpactive.margin: "100.1%" is out of range (expected a percentage such as "10%", 0% to 100%)`},
+		{"margin dots", `cpactive.margin = "1.0.0%"`, `f:1:19: cpactive.margin: "1.0.0%" is no percentage (expected a percentage such as "10%", 0% to 100%)`},
+		{"margin negative", `cpactive.margin = "-1%"`, `f:1:19: cpactive.margin: "-1%" is no percentage (expected a percentage such as "10%", 0% to 100%)`},
+		{"margin number", `cpactive.margin = 0.1`, `f:1:19: cpactive.margin: is the number 0.1 (expected a percentage such as "10%", 0% to 100%)`},
+		{"socket", "control.socket = '/" + strings.Repeat("x", 107) + "'", `f:1:18: control.socket: is 108 bytes long (expected at most 107 bytes, the limit of a unix socket)`},
+		{"runtime_dir too long for a socket", "runtime_dir = '/" + strings.Repeat("x", 100) + "'", `f:1:15: runtime_dir: with io.checkproc in it is 114 bytes long (expected at most 107 bytes, the limit of a unix socket)`},
+		{"group", "control.group = 'a b'", `f:1:17: control.group: "a b" is no name of a group (expected the name of a group such as "adm", or "")`},
+		{"no steps", "ladder.steps = []", `f:1:16: ladder.steps: is empty (expected steps such as [ { signal = "SIGTERM", wait = "5s" } ], 1 to 32 of them)`},
+		{"many steps", "ladder.steps = [" + strings.Repeat("1,", 33) + "]", `f:1:16: ladder.steps: has 33 steps (expected steps such as [ { signal = "SIGTERM", wait = "5s" } ], 1 to 32 of them)`},
+		{"step", "ladder.steps = ['SIGTERM']", `f:1:17: ladder.steps[0]: is the string "SIGTERM" (expected a step such as { signal = "SIGTERM", wait = "5s" })`},
+		{"signal", "ladder.steps = [ { signal = 'TERM', wait = '1s' } ]", `f:1:29: ladder.steps[0].signal: unknown signal "TERM" (expected the name of a signal such as "SIGTERM")`},
+		{"signal number", "ladder.steps = [ { signal = 15, wait = '1s' } ]", `f:1:29: ladder.steps[0].signal: is the integer 15 (expected the name of a signal such as "SIGTERM")`},
+		{"wait 0", "ladder.steps = [ { signal = 'SIGTERM', wait = '0s' } ]", `f:1:47: ladder.steps[0].wait: "0s" is out of range (expected a duration such as "1s", above 0 and at most 1h)`},
+		{"wait", "ladder.steps = [ { signal = 'SIGTERM', wait = '1h1s' } ]", `f:1:47: ladder.steps[0].wait: "1h1s" is out of range (expected a duration such as "1s", above 0 and at most 1h)`},
+		{"no wait", "[[ladder.steps]]\nsignal = 'SIGTERM'", `f:1:10: ladder.steps[0].wait: is missing (expected a duration such as "1s", above 0 and at most 1h)`},
+		{"max_concurrent", "ladder.max_concurrent = 0", `f:1:25: ladder.max_concurrent: 0 is out of range (expected an integer, 1 to 10000)`},
+		{"at_least", "brake.at_least = 1", `f:1:18: brake.at_least: 1 is out of range (expected an integer, 2 to 1000000)`},
+		{"fraction 0", "brake.fraction = 0", `f:1:18: brake.fraction: 0 is out of range (expected a number above 0 and at most 1, such as 0.5)`},
+		{"fraction nan", "brake.fraction = nan", `f:1:18: brake.fraction: nan is out of range (expected a number above 0 and at most 1, such as 0.5)`},
+		{"fraction", "brake.fraction = 1.01", `f:1:18: brake.fraction: 1.01 is out of range (expected a number above 0 and at most 1, such as 0.5)`},
+		{"fraction percent", "brake.fraction = '50%'", `f:1:18: brake.fraction: is the string "50%" (expected a number above 0 and at most 1, such as 0.5)`},
+		{"window", "brake.window = '2h'", `f:1:16: brake.window: "2h" is out of range (expected a duration such as "1s", 100ms to 1h)`},
+		{"date", "brake.window = 2026-01-01", `f:1:16: brake.window: is the date or time 2026-01-01 (expected a duration such as "1s", 100ms to 1h)`},
+		{"glob", "[[rule]]\nmatch = { name = 'a[' }", `f:2:18: rule[0].match.name: "a[" is no pattern: unfinished [ or \ (expected a pattern such as "ftp*")`},
+		{"match", "[[rule]]\nmatch = 'ftp*'", `f:2:9: rule[0].match: is the string "ftp*" (expected a table with name, user, unit)`},
+		{"action", "[[rule]]\naction = 'kill'", `f:2:10: rule[0].action: "kill" is not known (expected "ladder" or "report")`},
+		{"restart", "[[rule]]\nrestart = false", `f:2:11: rule[0].restart: is the boolean false (expected "unit" or "none")`},
+		{"timeout", "[[rule]]\n[[rule]]\ntimeout = '999ms'", `f:3:11: rule[1].timeout: "999ms" is out of range (expected a duration such as "5s", 1s to 168h)`},
+		{"timeout long", "[[rule]]\ntimeout = '169h'", `f:2:11: rule[0].timeout: "169h" is out of range (expected a duration such as "5s", 1s to 168h)`},
+		{"timeout number", "[[rule]]\ntimeout = 45", `f:2:11: rule[0].timeout: is the integer 45 (expected a duration such as "5s", 1s to 168h)`},
+		{"twice", "interval = '1s'\ninterval = '2s'", "f:2:1: interval: stands twice, first in line 1"},
+		{"table twice", "[log]\n[brake]\n[log]\nlevel = 7", "f:3:2: log: stands twice, first in line 1\n" +
+			`f:4:9: log.level: is the integer 7 (expected one of trace, debug, info, warn, error)`},
+		{"table over a value", "log.level = 'info'\n[log.level]", "f:2:6: log.level: stands twice, first in line 1"},
+		{"header", "interval = 1\n[log\nlevel = 'x'", `f:1:12: interval: is the integer 1 (expected a duration such as "1s", 50ms to 10s)` + "\n" +
+			`f:2:5: expected ']' to close table name; the file was not read beyond this`},
+		{"open array", "ladder.steps = [ {\ninterval = 1", `f:2:12: ladder.steps: inline table is incomplete; the file was not read beyond this (expected steps such as [ { signal = "SIGTERM", wait = "5s" } ], 1 to 32 of them)`},
+		{"no equals sign", "interval\n", `f:1:9: expected '=' after key`},
+		{"NUL", "interval = \x00", `f:1:12: interval: unexpected character U+0000 at start of value (expected a duration such as "1s", 50ms to 10s)`},
+		{"bad date", "brake.window = 2026-13-45", `f:1:16: brake.window: is the date or time 2026-13-45 (expected a duration such as "1s", 100ms to 1h)`},
+		{"all at once", "interval = 1\nnope = 1\n[log]\nlevel = 2s\nformat = 3\n[brake]\nat_least = 0\n[[rule]]\ntimeout = 1\naction = 'x'\n",
+			`f:1:12: interval: is the integer 1 (expected a duration such as "1s", 50ms to 10s)
+f:2:1: nope: unknown key (expected one of interval, runtime_dir, log, cpactive, control, ladder, brake, rule)
+f:4:10: log.level: strings must be quoted (expected one of trace, debug, info, warn, error)
+f:5:10: log.format: is the integer 3 (expected one of auto, journal, console, json)
+f:7:12: brake.at_least: 0 is out of range (expected an integer, 2 to 1000000)
+f:9:11: rule[0].timeout: is the integer 1 (expected a duration such as "5s", 1s to 168h)
+f:10:10: rule[0].action: "x" is not known (expected "ladder" or "report")`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, faults := parseText(tt.text)
+			if diff := cmp.Diff(strings.Split(tt.want, "\n"), strings.Split(lines(faults), "\n")); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+// TestSpellings: a table is the same however it is written.
+func TestSpellings(t *testing.T) {
+	want, faults := parseText(`
+[log]
+level = "debug"
+[ladder]
+steps = [ { signal = "SIGABRT", wait = "30s" }, { signal = "SIGKILL", wait = "1s" } ]
+[[rule]]
+match   = { name = "ftp*", user = "idc" }
+timeout = "45s"
+[[rule]]
+action = "report"
+`)
+	if faults != nil {
+		t.Fatal(lines(faults))
+	}
+	for _, text := range []string{
+		`log = { level = "debug" }
+rule = [ { match = { name = "ftp*", user = "idc" }, timeout = "45s" }, { action = "report" } ]
+ladder.steps = [ { signal = "SIGABRT", wait = "30s" },
+  { signal = "SIGKILL", wait = "1s" }, # the end
+]`,
+		`log.level = 'debug'
+[[ladder.steps]]
+signal = "SIGABRT"
+wait = "30s"
+[[ladder.steps]]
+"signal" = """SIGKILL"""
+wait = "1000ms"
+[[rule]]
+timeout = "45s"
+[rule.match]
+name = "ftp*"
+user = "idc"
+[[rule]]
+action = "report"`,
+		"log.level = 'debug'\r\n[ladder]\r\nsteps = [ { signal = 'SIGABRT', wait = '30s' }, { signal = 'SIGKILL', wait = '1s' } ]\r\n" +
+			"[[rule]]\r\nmatch.name = 'ftp*'\r\nmatch.user = 'idc'\r\ntimeout = '45s'\r\n[[rule]]\r\naction = 'report'\r\n",
+	} {
+		got, faults := parseText(text)
+		if faults != nil {
+			t.Errorf("%s\n%s", text, lines(faults))
+		} else if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s\n%s", text, diff)
+		}
+	}
+}
+
+func write(t *testing.T, path, text string) string {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestFiles(t *testing.T) {
+	dir := t.TempDir()
+	main := write(t, dir+"/checkprocd.toml", "interval = '2s'\nruntime_dir = '/run/x'\n[[rule]]\ntimeout = '1s'\n[brake]\nat_least = 3\n")
+	write(t, dir+"/conf.d/20-b.toml", "interval = '4s'\n[[rule]]\ntimeout = '3s'\n")
+	write(t, dir+"/conf.d/10-a.toml", "interval = '3s'\n[brake]\nenabled = false\n[[rule]]\ntimeout = '2s'\n")
+	write(t, dir+"/conf.d/.hidden.toml", "junk")
+	write(t, dir+"/conf.d/30-c.toml.bak", "junk")
+	want := Default()
+	want.Interval = 4 * time.Second
+	want.RuntimeDir, want.Control.Socket = "/run/x", "/run/x/io.checkproc"
+	want.Brake.AtLeast, want.Brake.Enabled = 3, false
+	want.Rules = []Rule{{Timeout: time.Second}, {Timeout: 2 * time.Second}, {Timeout: 3 * time.Second}}
+	got, err := load(main, true, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	if got, err = Load(main); err != nil || got.Interval != 2*time.Second {
+		t.Errorf("a file by name is not read alone: %v, %v", got.Interval, err)
+	}
+
+	// Faults of all files, in the order of the files.
+	write(t, main, "interval = 1")
+	write(t, dir+"/conf.d/10-a.toml", "\n[[rule]]\ntimeout = 1")
+	_, err = load(main, true, true)
+	want1 := main + `:1:12: interval: is the integer 1 (expected a duration such as "1s", 50ms to 10s)` + "\n" +
+		dir + `/conf.d/10-a.toml:3:11: rule[0].timeout: is the integer 1 (expected a duration such as "5s", 1s to 168h)`
+	if err == nil || err.Error() != want1 {
+		t.Errorf("got %v\nwant %s", err, want1)
+	}
+	var faults *Faults
+	if !errors.As(err, &faults) || faults.List[0].Line != 1 || faults.List[0].Column != 12 {
+		t.Errorf("no *Faults: %#v", err)
+	}
+}
+
+func TestMissingFile(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "checkprocd.toml")
+	got, err := load(path, true, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(Default(), got); diff != "" {
+		t.Error(diff)
+	}
+	_, err = Load(path)
+	if !errors.Is(err, fs.ErrNotExist) || err.Error() != path+": open: no such file or directory (expected a file that can be read)" {
+		t.Errorf("got %v", err)
+	}
+	write(t, dir+"/conf.d/a.toml", "interval = '2s'")
+	if got, err = load(path, true, true); err != nil || got.Interval != 2*time.Second {
+		t.Errorf("conf.d without the file: %v, %v", got.Interval, err)
+	}
+}
+
+func TestOddFiles(t *testing.T) {
+	dir := t.TempDir()
+	fifo := dir + "/fifo"
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("loop", dir+"/loop"); err != nil {
+		t.Fatal(err)
+	}
+	large := write(t, dir+"/large", strings.Repeat("# nothing\n", 1<<20))
+	for path, want := range map[string]string{
+		dir:               ": is a directory (expected a file)",
+		fifo:              ": is no regular file (expected a file)",
+		large:             ": is 10485760 bytes long (expected at most 1048576)",
+		dir + "/loop":     ": open: too many levels of symbolic links (expected a file that can be read)",
+		"/proc/self/maps": "", // a file that says it is empty; what is in it is no TOML
+	} {
+		_, err := Load(path)
+		if err == nil || want != "" && err.Error() != path+want {
+			t.Errorf("got %v\nwant %s%s", err, path, want)
+		}
+	}
+	if _, err := Load(dir); !errors.Is(err, syscall.EISDIR) {
+		t.Errorf("not EISDIR: %v", err)
+	}
+	t.Run("conf.d is a file", func(t *testing.T) {
+		path := write(t, t.TempDir()+"/conf.d", "")
+		_, err := load(filepath.Join(filepath.Dir(path), "checkprocd.toml"), true, true)
+		if want := path + ": is a file (expected a directory with files *.toml)"; err == nil || err.Error() != want {
+			t.Errorf("got %v\nwant %s", err, want)
+		}
+	})
+}
+
+func TestUnreadable(t *testing.T) {
+	path := write(t, t.TempDir()+"/f", "")
+	if err := os.Chmod(path, 0); err != nil {
+		t.Fatal(err)
+	}
+	if f, err := os.Open(path); err == nil { // CAP_DAC_OVERRIDE
+		f.Close()
+		// A file that even root may not read: writing is all that this one allows.
+		path = "/proc/sys/vm/drop_caches"
+		if _, err := os.Stat(path); err != nil {
+			t.Skip("no file at hand that root cannot read")
+		}
+	}
+	_, err := Load(path)
+	if !errors.Is(err, fs.ErrPermission) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestManyFaults(t *testing.T) {
+	path := write(t, t.TempDir()+"/f", strings.Repeat("!\n", 1000))
+	_, err := Load(path)
+	var faults *Faults
+	if !errors.As(err, &faults) || len(faults.List) != maxFaults+1 || faults.List[maxFaults].Problem != "and 900 more faults" {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestManyRules(t *testing.T) {
+	_, faults := parseText(strings.Repeat("[[rule]]\n", maxRules+5))
+	if got, want := lines(faults), fmt.Sprintf("f:%d:3: rule[%d]: is one rule too many (expected at most %d)", maxRules+1, maxRules, maxRules); got != want {
+		t.Errorf("got %s\nwant %s", got, want)
+	}
+}
+
+// anyConfig draws a valid configuration.
+func anyConfig(t *rapid.T) Config {
+	between := func(low, high time.Duration, label string) time.Duration {
+		return time.Duration(rapid.Int64Range(int64(low), int64(high)).Draw(t, label))
+	}
+	path := rapid.Custom(func(t *rapid.T) string {
+		return "/" + rapid.StringMatching(`[a-z0-9 "'\\#äλ.=-]{0,20}[a-z]`).Draw(t, "path")
+	})
+	pattern := rapid.OneOf(rapid.Just(""), rapid.StringMatching(`([a-z*?"' ]|\\\\|\[\^?[a-zä]\]){0,8}`),
+		rapid.SampledFrom([]string{"\a\t\n\u007f", `\"`}))
+	group := rapid.SampledFrom([]string{"", "adm", "checkprocd", "machine$", "größe", `a"b`, `a\b`})
+	signals := rapid.SampledFrom([]unix.Signal{unix.SIGTERM, unix.SIGABRT, unix.SIGKILL, unix.SIGQUIT, unix.SIGIO})
+	c := Default()
+	c.Interval = between(minInterval, maxInterval, "interval")
+	c.RuntimeDir = filepath.Clean(path.Draw(t, "runtime_dir"))
+	c.Log = Log{
+		Level:  rapid.SampledFrom([]string{"trace", "debug", "info", "warn", "error"}).Draw(t, "level"),
+		Format: rapid.SampledFrom([]string{"auto", "journal", "console", "json"}).Draw(t, "format"),
+		File:   rapid.OneOf(rapid.Just(""), path).Draw(t, "file"),
+	}
+	if c.Log.File != "" {
+		c.Log.File = filepath.Clean(c.Log.File)
+	}
+	c.CPActive = CPActive{
+		Enabled: rapid.Bool().Draw(t, "enabled"),
+		Key:     rapid.Uint32Range(1, maxKey).Draw(t, "key"),
+		SemKey:  rapid.Uint32Range(1, maxKey).Draw(t, "sem_key"),
+		Records: rapid.IntRange(1, maxRecords).Draw(t, "records"),
+		Create:  rapid.Bool().Draw(t, "create"),
+		Mode:    0o600 | rapid.SampledFrom([]uint32{0, 0o40, 0o44, 0o66, 0o60}).Draw(t, "mode"),
+		Margin:  rapid.Float64Range(0, 1).Draw(t, "margin"),
+	}
+	c.Control = Control{filepath.Clean(path.Draw(t, "socket")), group.Draw(t, "group"), group.Draw(t, "read_group")}
+	c.Ladder = Ladder{
+		Steps: rapid.SliceOfN(rapid.Custom(func(t *rapid.T) Step {
+			return Step{signals.Draw(t, "signal"), time.Duration(rapid.Int64Range(1, int64(maxWait)).Draw(t, "wait"))}
+		}), 1, maxSteps).Draw(t, "steps"),
+		MaxConcurrent: rapid.IntRange(1, maxConcurrent).Draw(t, "max_concurrent"),
+	}
+	c.Brake = Brake{
+		Enabled:  rapid.Bool().Draw(t, "brake"),
+		AtLeast:  rapid.IntRange(2, maxAtLeast).Draw(t, "at_least"),
+		Fraction: rapid.Float64Range(math.SmallestNonzeroFloat64, 1).Draw(t, "fraction"),
+		Window:   between(minWindow, maxWindow, "window"),
+	}
+	for range rapid.IntRange(0, 4).Draw(t, "rules") {
+		r := Rule{
+			Match:   Match{pattern.Draw(t, "name"), pattern.Draw(t, "user"), pattern.Draw(t, "unit")},
+			Action:  rapid.SampledFrom([]Action{ActionLadder, ActionReport}).Draw(t, "action"),
+			Restart: rapid.SampledFrom([]Restart{RestartUnit, RestartNone}).Draw(t, "restart"),
+		}
+		if rapid.Bool().Draw(t, "has timeout") {
+			r.Timeout = between(minTimeout, maxTimeout, "timeout")
+		}
+		c.Rules = append(c.Rules, r)
+	}
+	return c
+}
+
+func TestRoundTrip(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		want := anyConfig(t)
+		text := want.TOML()
+		got, faults := parseText(string(text))
+		if faults != nil {
+			t.Fatalf("%s\n%s", lines(faults), text)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Fatalf("%s\n%s", diff, text)
+		}
+		if d := Diff(want, got); d != nil {
+			t.Fatalf("Diff of equals: %q", d)
+		}
+	})
+}
+
+// TestDiffComplete: no two different configurations have an empty Diff, and none differs from itself.
+func TestDiffComplete(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		a, b := anyConfig(t), anyConfig(t)
+		if got := len(Diff(a, b)) == 0; got != cmp.Equal(a, b) {
+			t.Fatalf("%q\n%s", Diff(a, b), cmp.Diff(a, b))
+		}
+	})
+}
+
+const example = "../../deploy/checkprocd.toml"
+
+func TestExample(t *testing.T) {
+	t.Setenv("RUNTIME_DIRECTORY", "/run/checkprocd")
+	data, err := os.ReadFile(example)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := Load(example)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(Default(), got); diff != "" {
+		t.Errorf("as it is installed: %s", diff)
+	}
+
+	// A line of text begins with "# ", a commented key with "#".
+	setting := regexp.MustCompile(`(?m)^#(\S)`)
+	text := setting.ReplaceAllString(string(data), "$1")
+	got, faults := parseText(text)
+	if faults != nil {
+		t.Fatal(lines(faults))
+	}
+	if diff := cmp.Diff(Default(), got); diff != "" {
+		t.Errorf("with every key uncommented: %s", diff)
+	}
+	for i := range schema {
+		for _, f := range append(schema[i].fields, schema[i]) {
+			if f.fields == nil && f.key != "rule" && !regexp.MustCompile(`(?m)^`+f.key+` *= `).MatchString(text) {
+				t.Errorf("does not show %s.%s", schema[i].key, f.key)
+			}
+		}
+	}
+
+	// The rules of the example stand indented in the text.
+	var rules []string
+	for _, line := range strings.Split(string(data), "\n") {
+		if rest, ok := strings.CutPrefix(line, "#     "); ok {
+			rules = append(rules, rest)
+		}
+	}
+	got, faults = parseText(strings.Join(rules, "\n"))
+	if faults != nil || len(got.Rules) < 2 {
+		t.Errorf("%d rules: %s", len(got.Rules), lines(faults))
+	}
+}
+
+func FuzzLoad(f *testing.F) {
+	if data, err := os.ReadFile(example); err == nil {
+		f.Add(data)
+	}
+	c := Default()
+	f.Add(c.TOML())
+	for _, text := range []string{
+		"interval = 1s\n[log]\nlevel = 1\n", "[[rule]]\n[rule.match]\nname = \"a\"\n", "a.b.c = { d = [ [ {} ] ] }\n[a.b]\n",
+		"log = 1\n[[log]]\n[log.x]\n", "\xef\xbb\xbfinterval = \"1s\"", "# \x00", "ladder.steps = [", "\r", "a = \"\"\"\n", "[a]\n[a]\n[[a]]\n",
+		"\"\\u0000\" = 1", "x = 99999999999999999999", "brake.fraction = 1e-400", "rule = []\n[[rule]]\n",
+	} {
+		f.Add([]byte(text))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		c := Default()
+		var l loader
+		faults := append(l.add(&c, "f", data), l.finish(&c)...)
+		for _, fault := range faults {
+			_ = fault.String()
+			if fault.Line > 0 && (fault.Column < 1 || fault.Line > strings.Count(string(data), "\n")+1) {
+				t.Errorf("position %d:%d outside of the file", fault.Line, fault.Column)
+			}
+		}
+		if len(faults) > 0 {
+			return
+		}
+		again, faults := parseText(string(c.TOML()))
+		if faults != nil {
+			t.Fatalf("%s\n%s", lines(faults), c.TOML())
+		}
+		if diff := cmp.Diff(c, again); diff != "" {
+			t.Fatal(diff)
+		}
+	})
+}

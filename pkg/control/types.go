@@ -53,23 +53,21 @@ const (
 
 // Status is the daemon as a whole. All spans of time are microseconds.
 type Status struct {
-	Version        string    `json:"version"`
-	PID            int32     `json:"pid"`
-	SinceUsec      int64     `json:"since_usec"` // how long the daemon has been up
-	Mode           Mode      `json:"mode"`
-	ModeReason     string    `json:"mode_reason"` // empty while acting
-	IntervalUsec   int64     `json:"interval_usec"`
-	ConfigFiles    []string  `json:"config_files"`
-	Tables         []Table   `json:"tables"`
-	Targets        Targets   `json:"targets"`
-	Counters       Counters  `json:"counters"`
-	Brake          Brake     `json:"brake"`
-	Scan           Scan      `json:"scan"`
-	Features       []Feature `json:"features"`
-	BootID         string    `json:"boot_id"`
-	Registry       Registry  `json:"registry"`
-	LogFile        string    `json:"log_file"`         // empty: none
-	LogFileProblem string    `json:"log_file_problem"` // why the log file is not written
+	Version      string    `json:"version"`
+	PID          int32     `json:"pid"`
+	SinceUsec    int64     `json:"since_usec"` // how long the daemon has been up
+	Mode         Mode      `json:"mode"`
+	ModeReason   string    `json:"mode_reason"` // empty while acting
+	IntervalUsec int64     `json:"interval_usec"`
+	ConfigFiles  []string  `json:"config_files"`
+	Tables       []Table   `json:"tables"`
+	Targets      Targets   `json:"targets"`
+	Counters     Counters  `json:"counters"`
+	Brake        Brake     `json:"brake"`
+	Scan         Scan      `json:"scan"`
+	Features     []Feature `json:"features"`
+	BootID       string    `json:"boot_id"`
+	Registry     Registry  `json:"registry"`
 }
 
 // Table is one shared memory segment.

@@ -1,0 +1,67 @@
+package control
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"slices"
+	"testing"
+)
+
+// FuzzRequest sends bytes as a stream of requests of somebody without rights.
+func FuzzRequest(f *testing.F) {
+	for _, seed := range []string{
+		`{"method":"org.varlink.service.GetInfo"}`, `{"method":"io.checkproc.GetStatus","more":true}`,
+		`{"method":"org.varlink.service.GetInterfaceDescription","parameters":{"interface":"io.checkproc"}}`,
+		`{"method":"io.checkproc.Reload","parameters":{},"oneway":true}`, `{"method":"io.checkproc.List"}` + "\x00" + `{`,
+		`{"method":7}`, `[]`, `null`, `"`, `{"method":"io.checkproc.List","parameters":{"a":{"b":[[[[]]]]}}}`,
+	} {
+		f.Add([]byte(seed + "\x00"))
+	}
+	known := []string{"", errNotAllowed, errBusy, errFailed, errInterfaceNotFound, errMethodNotFound, errInvalidParameter}
+	h := &fake{targets: []Target{{PID: 1, UID: 0, Name: "secret"}}, findings: []Finding{{ID: "secret"}}}
+	s := &Server{config: ServerConfig{Handler: h}, limits: defaultLimits(), roles: newRoles(1, "", "")}
+	f.Fuzz(func(t *testing.T, stream []byte) {
+		in := bufio.NewReaderSize(bytes.NewReader(stream), 16)
+		for {
+			message, err := readMessage(in, 4096)
+			if err != nil {
+				return
+			}
+			if len(message) > 4096 || bytes.IndexByte(message, 0) >= 0 {
+				t.Fatalf("message of %d bytes: %q", len(message), message)
+			}
+			r, _, last := s.handle(t.Context(), Caller{UID: 1000}, message)
+			out, err := encode(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if bytes.IndexByte(out, 0) != len(out)-1 || !json.Valid(out[:len(out)-1]) {
+				t.Fatalf("reply %q", out)
+			}
+			if !slices.Contains(known, r.Error) {
+				t.Fatalf("error %q", r.Error)
+			}
+			if bytes.Contains(out, []byte("secret")) && !bytes.Contains(message, []byte("secret")) || h.reloads.Load() != 0 {
+				t.Fatalf("rights from nowhere: %q -> %q", message, out)
+			}
+			if last {
+				return
+			}
+		}
+	})
+}
+
+// FuzzReply has the client read whatever a server may send.
+func FuzzReply(f *testing.F) {
+	f.Add([]byte(`{"parameters":{"status":{"pid":1}}}`))
+	f.Add([]byte(`{"error":"io.checkproc.Rejected","parameters":{"faults":[{"line":1}]}}`))
+	f.Add([]byte(`{"error":"io.checkproc.NotAllowed","parameters":null}`))
+	f.Add([]byte(`{"error":"x"}`))
+	f.Fuzz(func(t *testing.T, answer []byte) {
+		var out statusReply
+		if err := parseReply("m", answer, &out); err != nil && err.Error() == "" {
+			t.Fatal("an error without text")
+		}
+	})
+}

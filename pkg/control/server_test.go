@@ -1,0 +1,736 @@
+package control
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"github.com/checkprocd/checkprocd/pkg/internal/nstest"
+)
+
+// fake is a Handler that answers what it is told.
+type fake struct {
+	status   Status
+	targets  []Target
+	findings []Finding
+	result   ReloadResult
+	err      error
+	block    chan struct{} // not nil: Status waits for it or for ctx
+	reloads  atomic.Int32
+}
+
+func (f *fake) Status(ctx context.Context, _ Caller) (Status, error) {
+	if f.block != nil {
+		select {
+		case <-f.block:
+		case <-ctx.Done():
+			return Status{}, ctx.Err()
+		}
+	}
+	return f.status, f.err
+}
+func (f *fake) List(context.Context, Caller) ([]Target, error)   { return f.targets, f.err }
+func (f *fake) Check(context.Context, Caller) ([]Finding, error) { return f.findings, f.err }
+func (f *fake) Reload(context.Context, Caller) (ReloadResult, error) {
+	f.reloads.Add(1)
+	return f.result, f.err
+}
+
+// generous is for waits that end early when all is well.
+const generous = 30 * time.Second
+
+// socketPath is short: sun_path has 107 bytes, t.TempDir may have more.
+func socketPath(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "control")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return filepath.Join(dir, "io.checkproc")
+}
+
+// serve runs a server until the test ends; change may alter it before it serves.
+func serve(t *testing.T, h Handler, change func(*Server)) (path string) {
+	t.Helper()
+	path = socketPath(t)
+	s, err := Listen(path, ServerConfig{OwnUID: uint32(os.Getuid()), Handler: h, Version: "1.2.3"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if change != nil {
+		change(s)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Serve: %v", err)
+		}
+		if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("the socket is still there after Serve: %v", err)
+		}
+	})
+	return path
+}
+
+func dial(t *testing.T, path string) *Client {
+	t.Helper()
+	c, err := Dial(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// raw is a connection on which the test says what it likes.
+type raw struct {
+	t *testing.T
+	*net.UnixConn
+	in *bufio.Reader
+}
+
+func dialRaw(t *testing.T, path string) *raw {
+	t.Helper()
+	conn, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	_ = conn.SetDeadline(time.Now().Add(generous))
+	return &raw{t, conn.(*net.UnixConn), bufio.NewReader(conn)}
+}
+
+func (r *raw) say(text string) {
+	r.t.Helper()
+	if _, err := r.Write([]byte(text)); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func (r *raw) hear() string {
+	r.t.Helper()
+	text, err := r.in.ReadString(0)
+	if err != nil {
+		r.t.Fatalf("read reply: %v (have %q)", err, text)
+	}
+	return strings.TrimSuffix(text, "\x00")
+}
+
+func (r *raw) expectEnd() {
+	r.t.Helper()
+	if b, err := r.in.ReadByte(); err == nil {
+		r.t.Fatalf("the connection goes on with %q", b)
+	} else if errors.Is(err, os.ErrDeadlineExceeded) {
+		r.t.Fatal("the connection is kept open")
+	}
+}
+
+func TestClientAndServer(t *testing.T) {
+	h := &fake{
+		status: Status{Version: "1.2.3", PID: 42, Mode: ModeActing, ConfigFiles: []string{"/etc/x.toml"},
+			Tables:   []Table{{ID: 7, Key: 0x5095, Size: 72000, Records: 1000, State: TableAttached}},
+			Features: []Feature{{Name: "pidfd_open", Since: "5.3"}}},
+		targets:  []Target{{PID: 1, Slot: 3, Slots: []int{3}, Name: "<ftp> & more", State: StateGuarded, Rule: -1}, {PID: 2, UID: 77}},
+		findings: []Finding{{ID: "mode", Severity: SeverityNote, PIDs: []int32{9}}},
+		result:   ReloadResult{Changed: []string{"interval"}},
+	}
+	c := dial(t, serve(t, h, nil))
+	ctx := t.Context()
+
+	status, err := c.Status(ctx)
+	if diff := cmp.Diff(h.status, status); err != nil || diff != "" {
+		t.Errorf("Status: %v\n%s", err, diff)
+	}
+	targets, err := c.List(ctx)
+	want := slices.Clone(h.targets)
+	want[1].Slots = []int{}
+	if diff := cmp.Diff(want, targets); err != nil || diff != "" {
+		t.Errorf("List: %v\n%s", err, diff)
+	}
+	findings, err := c.Check(ctx)
+	if diff := cmp.Diff([]Finding{{ID: "mode", Severity: SeverityNote, PIDs: []int32{9}, Slots: []int{}}}, findings); err != nil || diff != "" {
+		t.Errorf("Check: %v\n%s", err, diff)
+	}
+	result, err := c.Reload(ctx)
+	if diff := cmp.Diff(ReloadResult{Changed: []string{"interval"}, NeedsRestart: []string{}}, result); err != nil || diff != "" {
+		t.Errorf("Reload: %v\n%s", err, diff)
+	}
+}
+
+func TestHandlerErrorsReachTheClient(t *testing.T) {
+	h := &fake{}
+	c := dial(t, serve(t, h, nil))
+	faults := []Fault{{File: "/etc/checkprocd/checkprocd.toml", Line: 3, Column: 1, Key: "interval", Problem: "is 1h", Expected: "50ms to 10s"}}
+	for _, tt := range []struct {
+		err   error
+		check func(error) bool
+		text  string
+	}{
+		{fmt.Errorf("reload: %w", &Rejected{faults}), func(err error) bool {
+			var r *Rejected
+			return errors.As(err, &r) && cmp.Equal(r.Faults, faults)
+		}, "configuration rejected, the running one stays in force\n/etc/checkprocd/checkprocd.toml:3:1: interval: is 1h (expected 50ms to 10s)"},
+		{fmt.Errorf("%w: only at night", ErrNotAllowed), func(err error) bool { return errors.Is(err, ErrNotAllowed) }, "not allowed: only at night"},
+		{ErrNotAllowed, func(err error) bool { return errors.Is(err, ErrNotAllowed) }, "not allowed"},
+		{ErrBusy, func(err error) bool { return errors.Is(err, ErrBusy) }, "checkprocd is busy"},
+		{errors.New("no table"), func(err error) bool {
+			var r *RemoteError
+			return errors.As(err, &r)
+		}, "checkprocd: no table"},
+	} {
+		h.err = tt.err
+		_, err := c.Reload(t.Context())
+		if err == nil || !tt.check(err) || err.Error() != tt.text {
+			t.Errorf("%v: got %v", tt.err, err)
+		}
+	}
+}
+
+func TestWire(t *testing.T) {
+	for _, tt := range []struct{ name, send, want string }{
+		{"info", `{"method":"org.varlink.service.GetInfo"}`,
+			`{"parameters":{"vendor":"checkprocd","product":"checkprocd","version":"1.2.3","url":"https://github.com/checkprocd/checkprocd","interfaces":["io.checkproc","org.varlink.service"]}}`},
+		{"null parameters", `{"method":"io.checkproc.List","parameters":null}`, `{"parameters":{"targets":[]}}`},
+		{"empty parameters", `{"method":"io.checkproc.List","parameters":{}}`, `{"parameters":{"targets":[]}}`},
+		{"more", `{"method":"io.checkproc.Check","more":true}`, `{"parameters":{"findings":[]}}`},
+		{"nothing is null", `{"method":"io.checkproc.Reload"}`, `{"parameters":{"changed":[],"needs_restart":[]}}`},
+		{"unknown interface", `{"method":"io.other.List"}`,
+			`{"error":"org.varlink.service.InterfaceNotFound","parameters":{"interface":"io.other"}}`},
+		{"unknown method", `{"method":"io.checkproc.Kill"}`,
+			`{"error":"org.varlink.service.MethodNotFound","parameters":{"method":"io.checkproc.Kill"}}`},
+		{"unknown service method", `{"method":"org.varlink.service.Kill"}`,
+			`{"error":"org.varlink.service.MethodNotFound","parameters":{"method":"org.varlink.service.Kill"}}`},
+		{"no interface", `{"method":"List"}`, `{"error":"org.varlink.service.InvalidParameter","parameters":{"parameter":"method"}}`},
+		{"no method", `{}`, `{"error":"org.varlink.service.InvalidParameter","parameters":{"parameter":"method"}}`},
+		{"method of another type", `{"method":7}`, `{"error":"org.varlink.service.InvalidParameter","parameters":{"parameter":"method"}}`},
+		{"flag of another type", `{"method":"io.checkproc.List","more":"yes"}`, `{"error":"org.varlink.service.InvalidParameter","parameters":{"parameter":"more"}}`},
+		{"upgrade", `{"method":"io.checkproc.List","upgrade":true}`, `{"error":"org.varlink.service.InvalidParameter","parameters":{"parameter":"upgrade"}}`},
+		{"parameters of another type", `{"method":"io.checkproc.List","parameters":[1]}`, `{"error":"org.varlink.service.InvalidParameter","parameters":{"parameter":"parameters"}}`},
+		{"unknown parameter", `{"method":"io.checkproc.List","parameters":{"name":"x"}}`, `{"error":"org.varlink.service.InvalidParameter","parameters":{"parameter":"name"}}`},
+		{"missing parameter", `{"method":"org.varlink.service.GetInterfaceDescription"}`, `{"error":"org.varlink.service.InvalidParameter","parameters":{"parameter":"interface"}}`},
+		{"parameter of another type", `{"method":"org.varlink.service.GetInterfaceDescription","parameters":{"interface":3}}`, `{"error":"org.varlink.service.InvalidParameter","parameters":{"parameter":"interface"}}`},
+		{"null parameter", `{"method":"org.varlink.service.GetInterfaceDescription","parameters":{"interface":null}}`, `{"error":"org.varlink.service.InvalidParameter","parameters":{"parameter":"interface"}}`},
+		{"no such description", `{"method":"org.varlink.service.GetInterfaceDescription","parameters":{"interface":"io.other"}}`, `{"error":"org.varlink.service.InterfaceNotFound","parameters":{"interface":"io.other"}}`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := dialRaw(t, serve(t, &fake{}, nil))
+			r.say(tt.send + "\x00" + `{"method":"io.checkproc.List"}` + "\x00") // two at once: the stream goes on after errors
+			if got := r.hear(); got != tt.want {
+				t.Errorf("got  %s\nwant %s", got, tt.want)
+			}
+			if got := r.hear(); got != `{"parameters":{"targets":[]}}` {
+				t.Errorf("the next call on the connection: %s", got)
+			}
+		})
+	}
+}
+
+func TestDescriptionOverTheWire(t *testing.T) {
+	r := dialRaw(t, serve(t, &fake{}, nil))
+	for name, want := range map[string]string{Interface: checkprocDescription, serviceInterface: serviceDescription} {
+		r.say(`{"method":"org.varlink.service.GetInterfaceDescription","parameters":{"interface":"` + name + `"}}` + "\x00")
+		var got struct{ Parameters descriptionReply }
+		if err := json.Unmarshal([]byte(r.hear()), &got); err != nil || got.Parameters.Description != want {
+			t.Errorf("%s: %v, %.40q", name, err, got.Parameters.Description)
+		}
+	}
+}
+
+func TestMalformedEndsTheConnection(t *testing.T) {
+	wrong := `{"error":"org.varlink.service.InvalidParameter","parameters":{"parameter":""}}`
+	for name, send := range map[string]string{
+		"no JSON":   "GET / HTTP/1.1\r\n\r\n\x00",
+		"empty":     "\x00",
+		"no object": "[]\x00",
+		"cut":       `{"method":"io.checkproc.List"` + "\x00",
+		"too long":  strings.Repeat(" ", 64<<10) + "{}\x00",
+		"endless":   strings.Repeat("x", 1<<20),
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := &fake{}
+			path := serve(t, h, nil)
+			r := dialRaw(t, path)
+			go func() { _, _ = r.Write([]byte(send)) }() // the server may stop reading half-way
+			if got := r.hear(); got != wrong {
+				t.Errorf("got %s", got)
+			}
+			r.expectEnd()
+			if _, err := dial(t, path).Status(t.Context()); err != nil {
+				t.Errorf("another client: %v", err)
+			}
+		})
+	}
+}
+
+func TestLongestRequest(t *testing.T) {
+	r := dialRaw(t, serve(t, &fake{}, nil))
+	request := `{"method":"io.checkproc.List"}`
+	r.say(request + strings.Repeat(" ", 64<<10-len(request)) + "\x00")
+	if got := r.hear(); got != `{"parameters":{"targets":[]}}` {
+		t.Errorf("got %s", got)
+	}
+}
+
+func TestOneway(t *testing.T) {
+	h := &fake{}
+	path := serve(t, h, nil)
+	r := dialRaw(t, path)
+	r.say(`{"method":"io.checkproc.Reload","oneway":true}` + "\x00" + `{"method":"io.other.X","oneway":true}` + "\x00" +
+		`{"method":"io.checkproc.List","parameters":{"a":1},"oneway":true}` + "\x00" + `{"method":"io.checkproc.List"}` + "\x00")
+	if got := r.hear(); got != `{"parameters":{"targets":[]}}` {
+		t.Errorf("the first reply is %s, not that of the last call", got)
+	}
+	if n := h.reloads.Load(); n != 1 {
+		t.Errorf("%d reloads", n)
+	}
+
+	// A client that leaves at once has submitted its request.
+	c, err := Dial(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.RequestReload(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	eventually(t, "second reload", func() bool { return h.reloads.Load() == 2 })
+}
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(generous); !ok(); {
+		if time.Now().After(end) {
+			t.Fatalf("%s: not within %v", what, generous)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func TestRolesDecide(t *testing.T) {
+	h := &fake{targets: []Target{{PID: 1, UID: 0}, {PID: 2, UID: 1000}, {PID: 3, UID: 1001}}}
+	s := &Server{config: ServerConfig{Handler: h}, limits: defaultLimits(), roles: &roles{ownUID: 990, now: time.Now,
+		lookup: func(name string) (uint32, bool) {
+			gid, ok := map[string]uint32{"steer": 50, "adm": 4}[name]
+			return gid, ok
+		}}}
+	s.roles.set("steer", "adm")
+	for _, tt := range []struct {
+		name          string
+		caller        Caller
+		pids          []int32
+		check, reload bool
+	}{
+		{"root", Caller{UID: 0, GID: 0}, []int32{1, 2, 3}, true, true},
+		{"own uid", Caller{UID: 990, GID: 990}, []int32{1, 2, 3}, true, true},
+		{"steers by primary group", Caller{UID: 1000, GID: 50}, []int32{1, 2, 3}, true, true},
+		{"steers by supplementary group", Caller{UID: 1000, GID: 1000, Groups: []uint32{7, 50}}, []int32{1, 2, 3}, true, true},
+		{"reads", Caller{UID: 1000, GID: 1000, Groups: []uint32{4}}, []int32{1, 2, 3}, true, false},
+		{"anybody", Caller{UID: 1000, GID: 1000, Groups: []uint32{1000}}, []int32{2}, false, false},
+		{"stranger", Caller{UID: 5, GID: 5}, []int32{}, false, false},
+		{"claims roles of its own", Caller{UID: 5, GID: 5, CanSteer: true, CanSeeAll: true}, []int32{}, false, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			do := func(method string) (reply, bool) {
+				r, _, _ := s.handle(t.Context(), tt.caller, []byte(`{"method":"io.checkproc.`+method+`"}`))
+				return r, r.Error == ""
+			}
+			list, _ := do("List")
+			pids := []int32{}
+			for _, target := range list.Parameters.(listReply).Targets {
+				pids = append(pids, target.PID)
+			}
+			if diff := cmp.Diff(tt.pids, pids); diff != "" {
+				t.Errorf("sees (-want +got):\n%s", diff)
+			}
+			if _, ok := do("GetStatus"); !ok {
+				t.Error("may not ask for the status")
+			}
+			before := h.reloads.Load()
+			r, ok := do("Reload")
+			if ok != tt.reload || h.reloads.Load()-before != map[bool]int32{true: 1}[tt.reload] {
+				t.Errorf("Reload: %+v", r)
+			}
+			if !ok && !cmp.Equal(r, reply{errNotAllowed, reasonParameters{"it takes root or a member of group steer"}}) {
+				t.Errorf("Reload: %+v", r)
+			}
+			r, ok = do("Check")
+			if ok != tt.check {
+				t.Errorf("Check: %+v", r)
+			}
+			if !ok && !cmp.Equal(r, reply{errNotAllowed, reasonParameters{"it takes root or a member of group steer or a member of group adm"}}) {
+				t.Errorf("Check: %+v", r)
+			}
+		})
+	}
+}
+
+func TestGroupsAreLookedUpAgain(t *testing.T) {
+	now := time.Unix(0, 0)
+	known := map[string]uint32{"adm": 4}
+	lookups := 0
+	r := &roles{now: func() time.Time { return now }, lookup: func(name string) (uint32, bool) {
+		lookups++
+		gid, ok := known[name]
+		return gid, ok
+	}}
+	r.set("steer", "adm")
+	member := func() Caller {
+		c := Caller{UID: 1, Groups: []uint32{50}}
+		r.grant(&c)
+		return c
+	}
+	if member().CanSteer {
+		t.Error("a missing group has members")
+	}
+	known["steer"] = 50
+	before := lookups
+	if member().CanSteer || lookups != before {
+		t.Error("looked up at once again")
+	}
+	now = now.Add(missingAge)
+	if c := member(); !c.CanSteer || !c.CanSeeAll {
+		t.Errorf("the group that came: %+v", c)
+	}
+	now = now.Add(missingAge)
+	before = lookups
+	if member(); lookups != before {
+		t.Error("known groups are looked up each second")
+	}
+	delete(known, "steer")
+	now = now.Add(groupAge)
+	if member().CanSteer {
+		t.Error("the group that went still has members")
+	}
+
+	// Somebody hangs in the look-up: others go on with what is known.
+	r.refresh.Lock()
+	defer r.refresh.Unlock()
+	now = now.Add(groupAge)
+	if member().CanSteer {
+		t.Error("rights from nowhere")
+	}
+}
+
+func TestLookupGroup(t *testing.T) {
+	for name, want := range map[string]struct {
+		gid uint32
+		ok  bool
+	}{"root": {0, true}, "4711": {4711, true}, "": {0, false}, "no such group": {0, false}, "-1": {0, false}} {
+		if gid, ok := lookupGroup(name); ok != want.ok || ok && gid != want.gid {
+			t.Errorf("%q: %d, %t", name, gid, ok)
+		}
+	}
+}
+
+// TestPeerCredentials has real processes of other users and groups ask.
+func TestPeerCredentials(t *testing.T) {
+	if os.Getuid() != 0 {
+		nstest.Unavailable(t, "processes of other users need root")
+	}
+	h := &fake{targets: []Target{{PID: 1, UID: 0}, {PID: 2, UID: 61234}}}
+	path := serve(t, h, func(s *Server) { s.SetGroups("61250", "61204") })
+	for _, tt := range []struct {
+		name          string
+		cred          syscall.Credential
+		pids          []int32
+		check, reload string
+	}{
+		{"root", syscall.Credential{}, []int32{1, 2}, "", ""},
+		{"no groups", syscall.Credential{Uid: 61234, Gid: 61234}, []int32{2},
+			"not allowed: it takes root or a member of group 61250 or a member of group 61204", "not allowed: it takes root or a member of group 61250"},
+		{"reads", syscall.Credential{Uid: 61234, Gid: 61204}, []int32{1, 2}, "", "not allowed: it takes root or a member of group 61250"},
+		{"steers", syscall.Credential{Uid: 61234, Gid: 61234, Groups: []uint32{3, 61250}}, []int32{1, 2}, "", ""},
+		{"many groups", syscall.Credential{Uid: 61234, Gid: 61234, Groups: append(numbers(1000), 61250)}, []int32{1, 2}, "", ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			cmd := exec.Command("/proc/self/exe")
+			cmd.Env = append(os.Environ(), envClient+"="+path)
+			cmd.Dir = "/"
+			cmd.Stderr = os.Stderr
+			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &tt.cred}
+			// The test binary lies where only root may look: it is opened here and handed on.
+			exe, err := os.Open("/proc/self/exe")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer exe.Close()
+			cmd.ExtraFiles = []*os.File{exe}
+			cmd.Path = "/proc/self/fd/3"
+			out, err := cmd.Output()
+			if err != nil {
+				t.Fatal(err)
+			}
+			var v clientView
+			if err := json.Unmarshal(out, &v); err != nil {
+				t.Fatal(err)
+			}
+			pids := []int32{}
+			for _, target := range v.Targets {
+				pids = append(pids, target.PID)
+			}
+			if !slices.Equal(pids, tt.pids) || v.List != "" || v.Check != tt.check || v.Reload != tt.reload {
+				t.Errorf("got %+v", v)
+			}
+		})
+	}
+}
+
+func numbers(n int) []uint32 {
+	list := make([]uint32, n)
+	for i := range list {
+		list[i] = uint32(70000 + i)
+	}
+	return list
+}
+
+func TestSlowClientsHarmNobody(t *testing.T) {
+	// Replies of some MB, more than socket buffers hold, so that a writer has to wait for its reader.
+	h := &fake{targets: make([]Target, 20000)}
+	var server *Server
+	path := serve(t, h, func(s *Server) {
+		server = s
+		s.limits.idle, s.limits.request, s.limits.write = 200*time.Millisecond, 200*time.Millisecond, 200*time.Millisecond
+	})
+	silent, slow, deaf := dialRaw(t, path), dialRaw(t, path), dialRaw(t, path)
+	slow.say(`{"method":`)
+	deaf.say(`{"method":"io.checkproc.List"}` + "\x00")
+	for range 3 {
+		if _, err := dial(t, path).Status(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	silent.expectEnd()
+	slow.expectEnd()
+	eventually(t, "all are dismissed", func() bool {
+		server.mu.Lock()
+		defer server.mu.Unlock()
+		return len(server.conns) == 0
+	})
+	// The deaf one's connection was cut in the middle of the reply.
+	got, err := io.ReadAll(deaf.in)
+	if err != nil && !errors.Is(err, unix.ECONNRESET) {
+		t.Fatal(err)
+	}
+	if bytes.IndexByte(got, 0) >= 0 {
+		t.Errorf("the whole reply of %d bytes waited for its reader", len(got))
+	}
+}
+
+func TestTooManyConnections(t *testing.T) {
+	path := serve(t, &fake{}, func(s *Server) { s.limits.conns = 2 })
+	a, b := dial(t, path), dial(t, path)
+	for _, c := range []*Client{a, b} {
+		if _, err := c.Status(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := dial(t, path).Status(t.Context()); !errors.Is(err, ErrBusy) {
+		t.Errorf("the third: %v", err)
+	}
+	a.Close()
+	eventually(t, "a place is free again", func() bool {
+		_, err := dial(t, path).Status(t.Context())
+		return err == nil
+	})
+}
+
+func TestAdmission(t *testing.T) {
+	s := &Server{limits: limits{conns: 10, reserved: 3, perUID: 4}, roles: newRoles(990, "", ""), conns: map[*net.UnixConn]Caller{}}
+	in := func(uid uint32) bool { return s.admit(&net.UnixConn{}, Caller{UID: uid}) }
+	count := func(uid uint32) (n int) {
+		for range 20 {
+			if in(uid) {
+				n++
+			}
+		}
+		return n
+	}
+	if n := count(1000); n != 4 {
+		t.Errorf("one user gets %d places, want 4", n)
+	}
+	if n := count(1001); n != 3 {
+		t.Errorf("the users together get %d places, want 7", 4+n)
+	}
+	if !in(990) || !in(0) || !in(0) || in(0) {
+		t.Error("root and the own uid have the 3 reserved places, and no more")
+	}
+}
+
+func TestServeEndsUnderACall(t *testing.T) {
+	path := socketPath(t)
+	s, err := Listen(path, ServerConfig{Handler: &fake{block: make(chan struct{})}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(ctx) }()
+	dialRaw(t, path).say(`{"method":"io.checkproc.GetStatus"}` + "\x00") // waits in the handler
+	idle := dialRaw(t, path)
+	idle.say(`{"method":"io.checkproc.List"}` + "\x00")
+	idle.hear()
+	cancel()
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(generous):
+		t.Fatal("Serve goes on")
+	}
+	idle.expectEnd()
+}
+
+func TestCallIsBounded(t *testing.T) {
+	path := serve(t, &fake{block: make(chan struct{})}, func(s *Server) { s.limits.call = time.Millisecond })
+	_, err := dial(t, path).Status(t.Context())
+	if err == nil || err.Error() != "checkprocd: context deadline exceeded" {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestClientContext(t *testing.T) {
+	path := serve(t, &fake{block: make(chan struct{})}, nil)
+	c := dial(t, path)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	_, err := c.Status(ctx)
+	var lost *LostError
+	if !errors.As(err, &lost) || !errors.Is(err, context.DeadlineExceeded) ||
+		err.Error() != "io.checkproc.GetStatus: checkprocd did not answer in time" {
+		t.Errorf("got %v", err)
+	}
+	if _, err := c.List(t.Context()); !errors.As(err, &lost) {
+		t.Errorf("a lost connection is used again: %v", err)
+	}
+	canceled, stop := context.WithCancel(t.Context())
+	stop()
+	if _, err := dial(t, path).Status(canceled); !errors.Is(err, context.Canceled) {
+		t.Errorf("canceled: %v", err)
+	}
+}
+
+func TestDialErrors(t *testing.T) {
+	path := socketPath(t)
+	_, err := Dial(path)
+	if want := "connect to checkprocd at " + path + ": no such file (is it running? systemctl status checkprocd)"; err == nil || err.Error() != want || !errors.Is(err, unix.ENOENT) {
+		t.Errorf("missing: %v", err)
+	}
+	leaveStale(t, path)
+	_, err = Dial(path)
+	if want := "connect to checkprocd at " + path + ": nobody listens (it has ended: systemctl status checkprocd)"; err == nil || err.Error() != want {
+		t.Errorf("stale: %v", err)
+	}
+	if _, err := Dial("/" + strings.Repeat("x", 120)); err == nil || !strings.Contains(err.Error(), "121 bytes") {
+		t.Errorf("long: %v", err)
+	}
+}
+
+// leaveStale leaves a socket behind as a killed daemon does.
+func leaveStale(t *testing.T, path string) {
+	t.Helper()
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.SetUnlinkOnClose(false)
+	l.Close()
+}
+
+func TestListen(t *testing.T) {
+	c := ServerConfig{Handler: &fake{}}
+
+	t.Run("mode", func(t *testing.T) {
+		path := socketPath(t)
+		s, err := Listen(path, c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		if info, err := os.Stat(path); err != nil || info.Mode() != os.ModeSocket|0o666 {
+			t.Errorf("mode %v, %v", info.Mode(), err)
+		}
+	})
+	t.Run("stale", func(t *testing.T) {
+		path := socketPath(t)
+		leaveStale(t, path)
+		s, err := Listen(path, c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Close()
+	})
+	t.Run("live", func(t *testing.T) {
+		path := serve(t, &fake{}, nil)
+		_, err := Listen(path, c)
+		var live *LiveError
+		if !errors.As(err, &live) || live.PID != int32(os.Getpid()) ||
+			err.Error() != fmt.Sprintf("listen on %s: pid %d serves it already", path, os.Getpid()) {
+			t.Errorf("got %v", err)
+		}
+		if _, err := dial(t, path).Status(t.Context()); err != nil {
+			t.Errorf("the live one: %v", err)
+		}
+	})
+	t.Run("no socket", func(t *testing.T) {
+		path := socketPath(t)
+		if err := os.WriteFile(path, []byte("precious"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Listen(path, c); err == nil || !strings.Contains(err.Error(), "no socket, leaving it alone") {
+			t.Errorf("got %v", err)
+		}
+		if text, _ := os.ReadFile(path); string(text) != "precious" {
+			t.Error("the file is gone")
+		}
+	})
+	t.Run("no directory", func(t *testing.T) {
+		if _, err := Listen(filepath.Join(socketPath(t), "x"), c); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("got %v", err)
+		}
+	})
+	t.Run("long", func(t *testing.T) {
+		if _, err := Listen("/"+strings.Repeat("x", 120), c); err == nil || !strings.Contains(err.Error(), "121 bytes") {
+			t.Errorf("got %v", err)
+		}
+	})
+	t.Run("another's socket is not removed at the end", func(t *testing.T) {
+		path := socketPath(t)
+		s, err := Listen(path, c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+		leaveStale(t, path)
+		s.Close()
+		if _, err := os.Lstat(path); err != nil {
+			t.Error(err)
+		}
+	})
+}

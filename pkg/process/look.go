@@ -1,0 +1,82 @@
+package process
+
+import (
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// userHZ is the unit of times in /proc: 100 ticks a second on amd64 and arm64, whatever the kernel's own HZ.
+const userHZ = 100
+
+// Look is evidence about a process that is alive.
+type Look struct {
+	State           byte          // of the leader, a letter of proc(5); Z while only other threads live
+	PPID, PGID      int32         // 0: outside of this pid namespace
+	TracerPID       int32         // 0: not traced
+	Frozen, Dumping bool          // by its cgroup, or about to be; writing a core
+	CPU             time.Duration // user and system time of all threads, in steps of 10 ms
+	Threads         int
+}
+
+// Look reads stat, status, cgroup and the freezer's files: none of them waits for the process. It does not allocate.
+// Error: ErrGone when the process has ended, ErrClosed, or the errno.
+func (p *Process) Look() (Look, error) {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	if p.fd < 0 {
+		return Look{}, fmt.Errorf("look at %d: %w", p.PID, ErrClosed)
+	}
+	l, err := p.sys.look(p.PID)
+	// As in Open: what was read by number belongs to the process only if its pidfd is not readable afterwards.
+	if exited(p.fd) {
+		err = ErrGone
+	}
+	if err != nil {
+		return Look{}, fmt.Errorf("look at %d: %w", p.PID, err)
+	}
+	return l, nil
+}
+
+func (s *system) look(pid int32) (Look, error) {
+	var buf [statSize]byte
+	st, err := s.stat(pid, &buf)
+	if err != nil {
+		return Look{}, err
+	}
+	status, err := s.status(pid)
+	if err != nil {
+		return Look{}, err
+	}
+	frozen, err := s.frozen(pid)
+	if err != nil {
+		return Look{}, err
+	}
+	return Look{
+		State:     st.state,
+		PPID:      st.ppid,
+		PGID:      st.pgid,
+		TracerPID: status.tracer,
+		Frozen:    frozen,
+		Dumping:   status.dumping,
+		CPU:       time.Duration(st.cpu) * (time.Second / userHZ),
+		Threads:   st.threads,
+	}, nil
+}
+
+// frozen asks both freezers: in hybrid mode either can hold a process.
+func (s *system) frozen(pid int32) (bool, error) {
+	fd, err := s.open(pid, "cgroup")
+	if err != nil {
+		return false, err
+	}
+	defer unix.Close(fd)
+	l := lines{fd: fd}
+	for line := l.next(); line != nil; line = l.next() {
+		if h, path := parseCgroupLine(line); s.isFrozen(h, path) {
+			return true, nil
+		}
+	}
+	return false, l.err
+}

@@ -1,0 +1,11 @@
+package process
+
+import (
+	"os"
+	"testing"
+)
+
+func TestMain(m *testing.M) {
+	HelperMain()
+	os.Exit(m.Run())
+}

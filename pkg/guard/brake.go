@@ -1,0 +1,172 @@
+package guard
+
+import (
+	"fmt"
+	"time"
+)
+
+const (
+	// brakeHold is how long a new wave is looked at before the first is let go.
+	brakeHold = 10 * time.Second
+	// brakePace is the time between two releases.
+	brakePace = time.Second
+	// brakeMax is the longest that one target is held by the brake.
+	brakeMax = 60 * time.Second
+)
+
+// overdue notes that a target fell late, for the brake's count of a wave.
+type overdue struct {
+	at time.Duration
+	id TargetID
+}
+
+// brake stops a wave of kills: when many targets fall overdue together, the
+// cause is probably not in them.
+//
+//	off ──wave──▶ on (holds brakeHold) ──▶ releases rate targets each brakePace ──nobody waits──▶ off
+//	                                       rate: 1, doubled while the released prove hung,
+//	                                       1 again when a held one beats
+type brake struct {
+	on       bool
+	since    time.Duration
+	next     time.Duration // of the next release
+	rate     int
+	queue    []TargetID // held, oldest first
+	proven   int        // ladders that ended their target, since the last release
+	heldBeat bool       // a held or released one beat, since the last release
+
+	held, spared, released int // of this wave
+}
+
+// forgetLate takes a target out of the count of a wave.
+func (g *Guard) forgetLate(id TargetID) {
+	for i := range g.overdue {
+		if g.overdue[i].id == id {
+			g.overdue = append(g.overdue[:i], g.overdue[i+1:]...)
+			return
+		}
+	}
+}
+
+// unbrake takes a target out of the brake's queue.
+func (g *Guard) unbrake(ix int32) {
+	t := &g.targets[ix]
+	if t.state != Braked {
+		return
+	}
+	for i, id := range g.brake.queue {
+		if id == t.id {
+			g.brake.queue = append(g.brake.queue[:i], g.brake.queue[i+1:]...)
+			g.brake.spared++
+			return
+		}
+	}
+}
+
+// wave says whether those that fell late within the window are a wave.
+func (g *Guard) wave() (late, of int, is bool) {
+	b := &g.cfg.Brake
+	keep := g.overdue[:0]
+	for _, o := range g.overdue {
+		if g.clock.attn-o.at <= b.Window {
+			keep = append(keep, o)
+		}
+	}
+	g.overdue = keep
+	for ix := range g.targets {
+		if t := &g.targets[ix]; t.used && t.slots > 0 && t.state != Ended {
+			of++
+		}
+	}
+	for _, o := range g.overdue {
+		if ix, ok := g.byID[o.id]; !ok || g.targets[ix].state == Ended || g.targets[ix].slots == 0 {
+			of++ // ended since: it was one of them
+		}
+	}
+	late = len(g.overdue)
+	return late, of, b.Enabled && late >= b.AtLeast && float64(late) > b.Fraction*float64(of)
+}
+
+// settle decides at the end of a step which condemned targets get their ladder.
+func (g *Guard) settle() {
+	b := &g.brake
+	if len(g.condemned) > 0 {
+		late, of, wave := g.wave()
+		if wave && !b.on {
+			*b = brake{on: true, since: g.clock.attn, next: g.clock.attn + brakeHold, rate: 1}
+			e := &Event{Name: EvBrakeOn, Level: LevelError, Slot: -1, Reason: "wave"}
+			e.Message = fmt.Sprintf("%d of %d targets fell overdue within %s: the cause is probably not in them; holding new ladders for %s, then one by one",
+				late, of, seconds(g.cfg.Brake.Window), seconds(brakeHold))
+			g.emit(e)
+		}
+		for _, id := range g.condemned {
+			ix, ok := g.byID[id]
+			if !ok || g.targets[ix].state != Braked {
+				continue
+			}
+			if b.on {
+				b.queue = append(b.queue, id)
+				b.held++
+			} else {
+				g.begin(ix)
+			}
+		}
+		g.condemned = g.condemned[:0]
+	}
+	if b.on {
+		g.releaseBraked()
+	}
+}
+
+// releaseBraked lets go of those whose time has come.
+func (g *Guard) releaseBraked() {
+	b := &g.brake
+	attn := g.clock.attn
+	if !g.cfg.Brake.Enabled {
+		b.next = attn
+		b.rate = len(b.queue)
+	}
+	if attn >= b.next {
+		switch {
+		case b.heldBeat:
+			b.rate = 1
+		case b.proven > 0:
+			b.rate = min(2*b.rate, g.cfg.Ladder.MaxConcurrent)
+		}
+		b.heldBeat, b.proven = false, 0
+		for n := 0; n < b.rate && len(b.queue) > 0; n++ {
+			g.letGo()
+		}
+		b.next = attn + brakePace
+	}
+	for len(b.queue) > 0 {
+		ix, ok := g.byID[b.queue[0]]
+		if ok && attn-g.targets[ix].brakedSince < brakeMax {
+			b.next = min(b.next, g.targets[ix].brakedSince+brakeMax)
+			break
+		}
+		g.letGo()
+	}
+	if len(b.queue) > 0 {
+		return
+	}
+	if _, _, wave := g.wave(); wave {
+		return
+	}
+	e := &Event{Name: EvBrakeOff, Level: LevelWarning, Slot: -1, Reason: "over"}
+	e.Message = fmt.Sprintf("the wave is over after %s: %d ladders were held, %d of them spared, %d let go",
+		seconds(attn-b.since), b.held, b.spared, b.released)
+	g.emit(e)
+	*b = brake{}
+}
+
+// letGo begins the ladder of the one that was held longest.
+func (g *Guard) letGo() {
+	b := &g.brake
+	id := b.queue[0]
+	b.queue = b.queue[1:]
+	if ix, ok := g.byID[id]; ok && g.targets[ix].state == Braked {
+		b.released++
+		g.begin(ix)
+	}
+}

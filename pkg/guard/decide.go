@@ -1,0 +1,139 @@
+package guard
+
+import (
+	"time"
+
+	"github.com/checkprocd/checkprocd/pkg/config"
+)
+
+// A Decision is one thing that the daemon shall do. Those marked "at once" are
+// answered by an observation in the same wake.
+type Decision interface{ decision() }
+
+// ReadAgain asks for a second look at a record, at once ([Reread]).
+type ReadAgain struct {
+	Target TargetID
+	Table  TableID
+	Slot   int32
+}
+
+// Identify asks to open a process, at once ([Identified]). With Expect set,
+// only the process with these facts is meant (after a restart of the daemon);
+// another one under the number is SightGone.
+type Identify struct {
+	Target TargetID
+	PID    int32
+	Expect *Facts
+}
+
+// Release gives up a target: its pidfd is closed.
+type Release struct{ Target TargetID }
+
+// AskConsent asks whether the target maps the table ([Consented], later).
+type AskConsent struct {
+	Target TargetID
+	PID    int32
+	Table  TableID
+}
+
+// LookAt asks for the state of a target, at once ([Looked]).
+type LookAt struct{ Target TargetID }
+
+// Clear asks to set the pid word of a record from PID to 0, at once
+// ([ClearDone]).
+type Clear struct {
+	Table TableID
+	Slot  int32
+	PID   int32
+}
+
+// Place is a record of a target with the token that it had when its target was
+// condemned: the ladder compares it before each signal.
+type Place struct {
+	Table TableID
+	Slot  int32
+	Token int64
+}
+
+// BeginLadder asks to end a target ([LadderReport]s follow). From, Sent and
+// Waited are set when a ladder goes on after a restart of the daemon: step From
+// is next, and if Sent its signal was sent Waited ago.
+type BeginLadder struct {
+	Target TargetID
+	PID    int32
+	Steps  []config.Step
+	From   int
+	Sent   bool
+	Waited time.Duration
+	Places []Place
+}
+
+// CheckReaped asks whether an ended target is still a zombie, at once.
+type CheckReaped struct {
+	Target TargetID
+	PID    int32
+}
+
+// RestoreUnit asks to start Unit if PID was its main process, it is inactive or
+// failed now, and no job waits ([RestoreDone], later).
+type RestoreUnit struct {
+	Unit string
+	PID  int32
+}
+
+// RepairSemaphore asks to set a never-initialised semaphore to 1.
+type RepairSemaphore struct{ ID int }
+
+// CatchOldGuard asks to watch for the next attach, expected at Mono, so that
+// the short-lived process can be named ([GuardCaught], later).
+type CatchOldGuard struct {
+	Table TableID
+	Mono  time.Duration
+}
+
+// DropTable gives up a removed table whose last target is gone.
+type DropTable struct{ Table TableID }
+
+func (ReadAgain) decision()       {}
+func (Identify) decision()        {}
+func (Release) decision()         {}
+func (AskConsent) decision()      {}
+func (LookAt) decision()          {}
+func (Clear) decision()           {}
+func (BeginLadder) decision()     {}
+func (CheckReaped) decision()     {}
+func (RestoreUnit) decision()     {}
+func (RepairSemaphore) decision() {}
+func (CatchOldGuard) decision()   {}
+func (DropTable) decision()       {}
+func (*Event) decision()          {}
+
+// Level is the weight of an event.
+type Level uint8
+
+const (
+	LevelInfo Level = iota
+	LevelNotice
+	LevelWarning
+	LevelError
+)
+
+// An Event is one line of the journal. Fields that do not apply are zero; Slot
+// is -1 then.
+type Event struct {
+	Name    EventName
+	Level   Level
+	Message string // reads well alone
+	Target  TargetID
+	PID     int32
+	Process string // the record's name, cleaned
+	Table   TableID
+	Slot    int32
+	Timeout time.Duration
+	Silence time.Duration
+	Verdict string
+	Signal  string
+	Step    int // 1 is the first
+	Unit    string
+	Reason  string
+}

@@ -1,0 +1,324 @@
+package guard
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/checkprocd/checkprocd/pkg/config"
+)
+
+type slotRef struct {
+	table TableID
+	slot  int32
+}
+
+// timedAsk is a question for consent that waits for its backoff.
+type timedAsk struct {
+	at time.Duration
+	id TargetID
+}
+
+// Guard holds all state. It is not safe for concurrent use: one loop owns it.
+type Guard struct {
+	cfg       *config.Config
+	clock     clock
+	decisions []Decision
+
+	tables  []*tableState
+	targets []target
+	due     []time.Duration // attention time at which a target wants a look; parallel to targets
+	free    []int32
+	byPID   map[int32]int32
+	byID    map[TargetID]int32
+	asking  map[int32][]slotRef // Identify under way, by pid
+	asks    []timedAsk
+	reopens []timedAsk // to be identified again after a restart
+	nextID  TargetID
+
+	acting     bool
+	notActing  string // why it does not act
+	holder     int32
+	actingSaid bool
+
+	judgeFrom time.Duration // after a gap nobody is judged before
+	gaps      []time.Duration
+	gapsSpoke bool
+
+	condemned    []TargetID // of this step, before the brake has its say
+	overdue      []overdue
+	brake        brake
+	groupSignals []groupSignal
+	restores     []restore
+	sem          semWatch
+	rhythm       rhythm
+	noise        noise
+
+	nextScan time.Duration // mono
+
+	// Counters since the registry began.
+	scans, condemnations, signals, kills, recoveries, cleared, unkillables, exits, vanished, gapCount uint64
+}
+
+// New returns a guard without tables that acts by cfg. It does not act before
+// an [Acting] observation says so.
+func New(cfg *config.Config) *Guard {
+	return &Guard{
+		cfg:       cfg,
+		byPID:     map[int32]int32{},
+		byID:      map[TargetID]int32{},
+		asking:    map[int32][]slotRef{},
+		notActing: "not yet decided who acts",
+	}
+}
+
+// SetConfig takes a new configuration: policies are looked up anew for all
+// targets, and the deadlines follow. A ladder under way keeps its steps.
+func (g *Guard) SetConfig(cfg *config.Config) {
+	g.cfg = cfg
+	for ix := range g.targets {
+		if g.targets[ix].used && g.targets[ix].latched > 0 {
+			g.applyPolicy(int32(ix))
+			g.setPatience(int32(ix))
+			if t := &g.targets[ix]; t.state == Reported {
+				g.due[ix] = g.clock.attn // what was only reported may be acted on now, and the reverse
+			}
+		}
+	}
+	g.nextScan = min(g.nextScan, g.clock.last+cfg.Interval)
+}
+
+func (g *Guard) decide(d Decision) { g.decisions = append(g.decisions, d) }
+
+// Step takes in what was seen at the mono time now and returns what to do. The
+// answers to decisions "at once" are handed to another Step with the same now;
+// the slice is valid until then.
+func (g *Guard) Step(now time.Duration, observations ...Observation) []Decision {
+	g.decisions = g.decisions[:0]
+	if missed := g.clock.advance(now); missed > gapMin {
+		g.gap(missed)
+	}
+	for _, o := range observations {
+		o.apply(g)
+	}
+	g.timers()
+	g.settle()
+	g.plan()
+	return g.decisions
+}
+
+// ScanDue says whether the tables are to be read in this wake.
+func (g *Guard) ScanDue(now time.Duration) bool { return now >= g.nextScan }
+
+// ScanDone takes note that they were; the next scan is one interval after the
+// last was meant, or from now if that is past.
+func (g *Guard) ScanDone(now time.Duration) {
+	g.nextScan += g.cfg.Interval
+	if g.nextScan <= now {
+		g.nextScan = now + g.cfg.Interval
+	}
+}
+
+// Next is the mono time at which the guard wants to be woken.
+func (g *Guard) Next() time.Duration { return g.clock.plan }
+
+// Attention is the attention clock.
+func (g *Guard) Attention() time.Duration { return g.clock.attn }
+
+// timers wakes what is due.
+func (g *Guard) timers() {
+	attn := g.clock.attn
+	for ix := range g.due {
+		if g.due[ix] <= attn {
+			g.wake(int32(ix))
+		}
+	}
+	if len(g.asks) > 0 {
+		g.askAgain()
+	}
+	if len(g.reopens) > 0 {
+		g.reopenDue()
+	}
+	if len(g.restores) > 0 {
+		g.restoreDue()
+	}
+}
+
+// askAgain asks for consent whose backoff is over.
+func (g *Guard) askAgain() {
+	keep := g.asks[:0]
+	for _, a := range g.asks {
+		if a.at > g.clock.attn {
+			keep = append(keep, a)
+			continue
+		}
+		ix, ok := g.byID[a.id]
+		if !ok {
+			continue
+		}
+		t := &g.targets[ix]
+		t.planned = false
+		switch {
+		case t.consent == ConsentProven, t.slots == 0, t.state == Ended:
+		default:
+			g.ask(ix)
+		}
+	}
+	g.asks = keep
+}
+
+// plan works out the next wake.
+func (g *Guard) plan() {
+	next := never
+	for _, d := range g.due {
+		next = min(next, d)
+	}
+	for _, a := range g.asks {
+		next = min(next, a.at)
+	}
+	for _, a := range g.reopens {
+		next = min(next, a.at)
+	}
+	for _, r := range g.restores {
+		next = min(next, r.at)
+	}
+	if g.brake.on {
+		next = min(next, g.brake.next)
+	}
+	wake := min(g.clock.last+min(g.cfg.Interval, attentionStep), g.nextScan)
+	if next != never {
+		wake = min(wake, g.clock.monoAt(next))
+	}
+	g.clock.plan = max(wake, g.clock.last)
+}
+
+// gap takes in that the daemon missed a stretch.
+func (g *Guard) gap(missed time.Duration) {
+	attn := g.clock.attn
+	g.judgeFrom = attn + gapGrace
+	g.gapCount++
+	again, kept := 0, 0
+	for ix := range g.targets {
+		t := &g.targets[ix]
+		if !t.used {
+			continue
+		}
+		switch t.state {
+		case Watched, Guarded, Rereading, Late:
+		default:
+			continue
+		}
+		if t.gapSpent {
+			kept++
+		} else {
+			t.since, t.gapSpent = attn, true
+			again++
+		}
+		if t.state == Rereading || t.state == Late {
+			g.forgetLate(t.id)
+			t.awaitLook, t.awaitAsk = false, false
+			t.state = Guarded
+		}
+		if t.state == Guarded && t.limit > 0 {
+			g.due[ix] = max(t.since+t.patience, g.judgeFrom)
+		}
+	}
+	if g.brake.on {
+		g.brake.next = max(g.brake.next, g.judgeFrom)
+	}
+	e := &Event{Name: EvGap, Level: LevelWarning, Slot: -1, Silence: missed, Reason: "not witnessed"}
+	e.Message = fmt.Sprintf("did not look for %s (suspend, a paused machine, starvation, or stopped): that does not count; %d silences begin anew, %d had begun anew before; nobody is judged for %s",
+		seconds(missed), again, kept, seconds(gapGrace))
+	keep := g.gaps[:0]
+	for _, at := range g.gaps {
+		if attn-at < gapAlarmWindow {
+			keep = append(keep, at)
+		}
+	}
+	g.gaps = append(keep, attn)
+	if len(g.gaps) >= gapAlarmCount {
+		if !g.gapsSpoke {
+			g.gapsSpoke = true
+			e.Level, e.Reason = LevelError, "repeated"
+			e.Message += fmt.Sprintf("; this is the %dth in %s: the guard is blind for as long, look for what stalls this host", len(g.gaps), gapAlarmWindow)
+		}
+	} else {
+		g.gapsSpoke = false
+	}
+	g.emit(e)
+}
+
+func (o TableAttached) apply(g *Guard) {
+	if tb := g.table(o.Table); tb != nil {
+		if len(tb.slots) == o.Slots {
+			return // known from the registry: its records are compared with what they were
+		}
+		g.forgetTable(tb)
+	}
+	g.tables = append(g.tables, newTable(o.Table, o.Slots))
+	e := &Event{Name: EvTableAttached, Level: LevelInfo, Table: o.Table, Slot: -1}
+	what := "attached"
+	if o.Created {
+		what = "created"
+	}
+	e.Message = fmt.Sprintf("table %d %s, %d records", o.Table, what, o.Slots)
+	g.emit(e)
+}
+
+func (o TableRemoved) apply(g *Guard) {
+	tb := g.table(o.Table)
+	if tb == nil || tb.removed {
+		return
+	}
+	tb.removed = true
+	e := &Event{Name: EvTableLost, Level: LevelError, Table: o.Table, Slot: -1, Reason: "removed"}
+	e.Message = fmt.Sprintf("table %d was removed (ipcrm, or logind's RemoveIPC at a logout) under %d live records: guarding them until the last is gone; new clients use a new table", o.Table, tb.live())
+	g.emit(e)
+}
+
+func (o TableLost) apply(g *Guard) {
+	tb := g.table(o.Table)
+	if tb == nil {
+		return
+	}
+	e := &Event{Name: EvTableLost, Level: LevelError, Table: o.Table, Slot: -1, Reason: o.Reason}
+	e.Message = fmt.Sprintf("table %d is lost with %d live records: %s", o.Table, tb.live(), o.Reason)
+	g.emit(e)
+	g.forgetTable(tb)
+}
+
+// forgetTable gives up a table with its records; its targets end or are
+// reported as unguarded like those whose record was wiped.
+func (g *Guard) forgetTable(tb *tableState) {
+	for i := range tb.slots {
+		if s := &tb.slots[i]; s.owner >= 0 {
+			owner := s.owner
+			s.owner = -1
+			g.detach(owner, tb, int32(i))
+		}
+	}
+	for k := range g.tables {
+		if g.tables[k] == tb {
+			g.tables = append(g.tables[:k], g.tables[k+1:]...)
+			return
+		}
+	}
+}
+
+func (o Acting) apply(g *Guard) {
+	if g.actingSaid && g.acting == o.Acts && g.holder == o.Holder && (o.Acts || g.notActing == o.Reason) {
+		return
+	}
+	g.acting, g.notActing, g.holder, g.actingSaid = o.Acts, o.Reason, o.Holder, true
+	e := &Event{Name: EvObserving, Level: LevelWarning, PID: o.Holder, Slot: -1, Reason: o.Reason}
+	e.Message = "deciding and reporting only, not acting: " + o.Reason
+	if o.Acts {
+		e.Name, e.Level, e.PID = EvActing, LevelInfo, 0
+		e.Message = "this guard acts"
+		for ix := range g.targets {
+			if g.targets[ix].state == Reported {
+				g.due[ix] = g.clock.attn // judged anew
+			}
+		}
+	}
+	g.emit(e)
+}

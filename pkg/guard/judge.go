@@ -1,0 +1,296 @@
+package guard
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/checkprocd/checkprocd/pkg/config"
+)
+
+// wake looks at a target whose time has come.
+func (g *Guard) wake(ix int32) {
+	t := &g.targets[ix]
+	attn := g.clock.attn
+	switch t.state {
+	case Guarded, Reported:
+		if attn < g.judgeFrom { // just after a gap
+			g.due[ix] = g.judgeFrom
+			return
+		}
+		if t.limit <= 0 || t.slots == 0 {
+			g.due[ix] = never
+			return
+		}
+		g.due[ix] = never
+		t.state, t.rereads = Rereading, 0
+		g.eachRecord(ix, func(tb *tableState, i int32) {
+			t.rereads++
+			g.decide(ReadAgain{t.id, tb.id, i})
+		})
+	case Late: // an answer did not come in time
+		t.awaitLook, t.awaitAsk = false, false
+		g.judge(ix)
+	case Held:
+		g.due[ix] = attn + max(g.cfg.Interval, time.Second)
+		t.awaitLook = true
+		g.decide(LookAt{t.id})
+	case Wiped:
+		g.due[ix] = never
+		t.awaitAsk = true
+		g.ask(ix)
+	case Ended:
+		g.due[ix] = never
+		g.decide(CheckReaped{t.id, t.pid})
+	default:
+		g.due[ix] = never
+	}
+}
+
+func (o Reread) apply(g *Guard) {
+	ix, ok := g.byID[o.Target]
+	tb := g.table(o.Table)
+	if !ok || tb == nil || o.Slot < 0 || int(o.Slot) >= len(tb.prev) {
+		return
+	}
+	if o.Record != tb.prev[o.Slot] {
+		r := o.Record
+		g.changed(tb, o.Slot, &r)
+	}
+	t := &g.targets[ix]
+	if t.state != Rereading {
+		return // it beat, or its record is gone
+	}
+	if t.rereads--; t.rereads <= 0 {
+		g.becomeLate(ix)
+	}
+}
+
+// becomeLate begins an episode: the second look saw no beat either.
+func (g *Guard) becomeLate(ix int32) {
+	t := &g.targets[ix]
+	again := t.verdict != "" // it was reported before, and is judged anew
+	t.state, t.lateAt = Late, g.clock.attn
+	t.awaitLook, t.awaitAsk = true, true
+	t.look = Looked{}
+	g.due[ix] = g.clock.attn + answerWait
+	g.overdue = append(g.overdue, overdue{g.clock.attn, t.id})
+	if !again {
+		e := g.about(ix, EvLate, LevelNotice, "silent")
+		e.Message = fmt.Sprintf("%s is silent for %s (timeout %s)", t.describe(), seconds(e.Silence), seconds(t.limit))
+		g.emit(e)
+	}
+	g.decide(LookAt{t.id})
+	g.ask(ix)
+}
+
+func (o Looked) apply(g *Guard) {
+	ix, ok := g.byID[o.Target]
+	if !ok {
+		return
+	}
+	t := &g.targets[ix]
+	if !t.awaitLook || o.Vanished {
+		return // its exit notice is on the way
+	}
+	t.awaitLook = false
+	t.look = o
+	if o.PGID != 0 {
+		t.facts.PGID = o.PGID
+	}
+	switch t.state {
+	case Late:
+		g.judge(ix)
+	case Held:
+		g.stillHeld(ix)
+	}
+}
+
+// excuse says what explains a silence and ends by itself, "" for nothing.
+func (o *Looked) excuse() string {
+	switch {
+	case o.Frozen:
+		return "frozen"
+	case o.Dumping:
+		return "dumping"
+	case o.State == 'T':
+		return "stopped"
+	case o.State == 't':
+		return "traced"
+	case o.Tracer != 0:
+		return "tracer"
+	}
+	return ""
+}
+
+// judge decides about a late target once look and consent are in.
+func (g *Guard) judge(ix int32) {
+	t := &g.targets[ix]
+	if t.state != Late || t.awaitLook || t.awaitAsk {
+		return
+	}
+	if why := t.look.excuse(); why != "" {
+		g.hold(ix, why)
+		return
+	}
+	if t.consent != ConsentProven {
+		g.forgetLate(t.id)
+		t.state, t.verdict = Reported, "unverified"
+		t.complaint = ""
+		g.complain(ix, "")
+		g.due[ix] = never
+		g.askLater(ix)
+		return
+	}
+	t.verdict = "hung"
+	evidence := fmt.Sprintf("state %c", printable(t.look.State))
+	if !t.beaten {
+		evidence += ", never beat: its timeout is the longest time it may run"
+	}
+	e := g.about(ix, EvCondemned, LevelWarning, evidence)
+	story := fmt.Sprintf("%s silent for %s (timeout %s), %s: hung", t.describe(), seconds(e.Silence), seconds(t.limit), evidence)
+	if why := g.onlyReport(ix); why != "" {
+		e.Name = EvWouldCondemn
+		e.Message = story + "; not acting: " + why
+		t.state, g.due[ix] = Reported, never
+		g.emit(e)
+		return
+	}
+	e.Message = story + "; ending it"
+	g.condemnations++
+	g.emit(e)
+	t.state, t.brakedSince, g.due[ix] = Braked, g.clock.attn, never
+	g.condemned = append(g.condemned, t.id)
+}
+
+// onlyReport says why a condemned target is not acted on, "" if it is.
+func (g *Guard) onlyReport(ix int32) string {
+	if !g.acting {
+		return g.notActing
+	}
+	if t := &g.targets[ix]; t.policy.Action == config.ActionReport {
+		return fmt.Sprintf("rule %d says report", t.policy.Rule+1)
+	}
+	return ""
+}
+
+// hold leaves a late target alone while something explains its silence.
+func (g *Guard) hold(ix int32, why string) {
+	t := &g.targets[ix]
+	g.forgetLate(t.id)
+	t.state, t.verdict, t.heldSince = Held, why, g.clock.attn
+	g.due[ix] = g.clock.attn + max(g.cfg.Interval, time.Second)
+	e := g.about(ix, EvHeld, LevelWarning, why)
+	text := map[string]string{
+		"frozen":  "its cgroup is frozen",
+		"dumping": "it is writing a core dump",
+		"stopped": "it is stopped",
+		"traced":  "it is stopped by a tracer",
+		"tracer":  "a debugger is attached",
+	}[why]
+	e.Message = fmt.Sprintf("%s silent for %s, but %s: nothing is done while that lasts", t.describe(), seconds(e.Silence), text)
+	g.emit(e)
+}
+
+// stillHeld looks whether the excuse still stands.
+func (g *Guard) stillHeld(ix int32) {
+	t := &g.targets[ix]
+	why := t.look.excuse()
+	if why == "tracer" && g.clock.attn-t.heldSince >= tracerMax {
+		why = ""
+	}
+	if why != "" {
+		t.verdict = why
+		return
+	}
+	if t.verdict == "tracer" && t.look.Tracer != 0 {
+		// An hour is enough: it is judged as if nobody were attached.
+		t.state, t.awaitLook, t.awaitAsk = Late, false, false
+		t.look.Tracer = 0
+		g.due[ix] = never
+		g.judge(ix)
+		return
+	}
+	e := g.about(ix, EvReleased, LevelInfo, t.verdict)
+	e.Message = fmt.Sprintf("%s is no longer %s: its silence begins anew", t.describe(), t.verdict)
+	t.since, t.gapSpent = g.clock.attn, false
+	g.emit(e)
+	g.settleState(ix)
+}
+
+// begin starts the ladder of a condemned target.
+func (g *Guard) begin(ix int32) {
+	t := &g.targets[ix]
+	t.state, g.due[ix] = Ladder, never
+	t.step, t.sent, t.killedBy = 0, false, ""
+	g.startLadder(ix, BeginLadder{})
+}
+
+// startLadder fills in what a ladder needs and asks for it.
+func (g *Guard) startLadder(ix int32, d BeginLadder) {
+	t := &g.targets[ix]
+	t.inLadder = true
+	d.Target, d.PID, d.Steps = t.id, t.pid, g.cfg.Ladder.Steps
+	g.eachRecord(ix, func(tb *tableState, i int32) {
+		d.Places = append(d.Places, Place{tb.id, i, tb.prev[i].Token})
+	})
+	g.decide(d)
+}
+
+func (o LadderReport) apply(g *Guard) {
+	ix, ok := g.byID[o.Target]
+	if !ok {
+		return
+	}
+	t := &g.targets[ix]
+	if !t.inLadder {
+		return
+	}
+	switch o.Kind {
+	case LadderSignalled:
+		t.step, t.sent, t.sentMono, t.killedBy = o.Step, true, g.clock.last, o.Signal
+		g.signals++
+		if t.facts.PGID != 0 {
+			g.pruneGroupSignals()
+			g.groupSignals = append(g.groupSignals, groupSignal{g.clock.attn, t.facts.PGID, t.pid})
+		}
+		e := g.about(ix, EvSignalled, LevelWarning, "")
+		e.Signal, e.Step = o.Signal, int(o.Step)+1
+		e.Message = fmt.Sprintf("%s sent to %s, step %d of %d", o.Signal, t.describe(), o.Step+1, len(g.cfg.Ladder.Steps))
+		g.emit(e)
+		return
+	}
+	t.inLadder = false
+	if t.state == Ended {
+		// Its exit notice overtook the ladder's last words.
+		g.lastWords(ix)
+		return
+	}
+	switch o.Kind {
+	case LadderRecovered:
+		g.brake.heldBeat = true // the common cause may be over
+		g.recovered(ix, g.clock.attn-t.since)
+	case LadderUnkillable:
+		t.state, t.verdict = Unkillable, "unkillable"
+		e := g.about(ix, EvUnkillable, LevelError, o.Reason)
+		e.Signal = t.killedBy
+		e.Message = fmt.Sprintf("%s does not end after %s: it is stuck in the kernel; waiting for its exit notice, nothing more is sent", t.describe(), t.killedBy)
+		g.unkillables++
+		g.emit(e)
+	case LadderFailed:
+		t.state, t.verdict = Reported, "unverified"
+		e := g.about(ix, EvRefused, LevelError, o.Reason)
+		e.Message = fmt.Sprintf("%s could not be signalled: %s; trying again in %s", t.describe(), o.Reason, seconds(failedWait))
+		g.due[ix] = g.clock.attn + failedWait
+		g.emit(e)
+	case LadderGone, LadderCancelled:
+		// The exit notice tells the rest; a cancelled ladder goes on from the
+		// registry.
+	}
+}
+
+func printable(b byte) byte {
+	if b < 0x21 || b > 0x7e {
+		return '?'
+	}
+	return b
+}

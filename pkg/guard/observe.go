@@ -1,0 +1,198 @@
+package guard
+
+import "github.com/checkprocd/checkprocd/pkg/table"
+
+// TableID names a table: its shmid.
+type TableID int32
+
+// TargetID names a target for the life of the registry; it is never reused.
+type TargetID uint64
+
+// An Observation is one thing that the daemon saw.
+type Observation interface{ apply(g *Guard) }
+
+// TableAttached says that a table is looked at from now on. A table that the
+// guard already knows (after a restart) keeps its state if Slots is the same.
+type TableAttached struct {
+	Table   TableID
+	Slots   int
+	Created bool // by this daemon, just now
+}
+
+// TableRemoved says that the segment was removed (IPC_RMID) while it is still
+// mapped: it lives on in its clients, and is dropped with its last target.
+type TableRemoved struct{ Table TableID }
+
+// Scan is one pass over all records of a table. Records is read only during
+// the Step and not kept.
+type Scan struct {
+	Table   TableID
+	Records []table.Record
+}
+
+// Reread is the second look at one record that was asked for by [ReadAgain].
+type Reread struct {
+	Target TargetID
+	Table  TableID
+	Slot   int32
+	Record table.Record
+}
+
+// Facts is what is known of a verified process.
+type Facts struct {
+	Start  uint64 // start time, clock ticks since boot
+	Inode  uint64 // inode of the pidfd, 0 where the kernel has no unique ones
+	UID    uint32
+	PPID   int32
+	PGID   int32
+	User   string
+	Unit   string // systemd unit, "" for none
+	Comm   string
+	Zombie bool
+}
+
+// Sight says how opening a process went.
+type Sight uint8
+
+const (
+	SightVerified Sight = iota // a pidfd is held, Facts are of that process
+	SightGone                  // ESRCH: no such process in this pid namespace
+	SightRefused               // never to be signalled (pid <= 1, kernel thread, the guard itself, a thread)
+	SightError                 // anything else, e.g. no descriptors left: asked again
+)
+
+// Identified answers [Identify].
+type Identified struct {
+	Target TargetID
+	PID    int32
+	Sight  Sight
+	Facts  Facts
+	Reason string // for SightRefused and SightError
+}
+
+// Consent says whether a process joined the table by itself.
+type Consent uint8
+
+const (
+	ConsentUnknown        Consent = iota // not asked yet, or could not be read
+	ConsentProven                        // it maps this very segment, in our namespaces
+	ConsentNotMapped                     // it does not map the segment
+	ConsentOtherNamespace                // it lives in another IPC or pid namespace
+)
+
+// Consented answers [AskConsent].
+type Consented struct {
+	Target  TargetID
+	Consent Consent
+	Reason  string // why it could not be read
+}
+
+// Looked answers [LookAt]: the state of a late or held target.
+type Looked struct {
+	Target   TargetID
+	State    byte // of /proc/PID/stat: R S D T t Z …
+	Tracer   int32
+	PGID     int32
+	Frozen   bool // its cgroup is frozen
+	Dumping  bool // a core dump is being written
+	Problem  string
+	Vanished bool // the process ended while it was looked at; its exit notice follows
+}
+
+// Exited is the exit notice: the pidfd became readable.
+type Exited struct {
+	Target TargetID
+	Status string // how it ended, "" where the kernel does not tell
+}
+
+// ClearDone answers [Clear].
+type ClearDone struct {
+	Table   TableID
+	Slot    int32
+	PID     int32
+	Cleared bool // the pid word was PID and is now 0
+	Reused  bool // PID is another living process by now: nothing was written
+}
+
+// LadderKind is what a ladder reports.
+type LadderKind uint8
+
+const (
+	LadderSignalled  LadderKind = iota // a signal was sent
+	LadderRecovered                    // the record beat again: spared
+	LadderGone                         // it ended; the exit notice tells the rest
+	LadderUnkillable                   // SIGKILL and its wait are over, it still exists
+	LadderFailed                       // a signal could not be sent
+	LadderCancelled                    // the pool was closed
+)
+
+// LadderReport is one step of a ladder's story.
+type LadderReport struct {
+	Target TargetID
+	Kind   LadderKind
+	Step   int32
+	Signal string
+	Reason string
+}
+
+// Reaped answers [CheckReaped].
+type Reaped struct {
+	Target     TargetID
+	Zombie     bool
+	Parent     int32
+	ParentComm string
+}
+
+// RestoreDone answers [RestoreUnit].
+type RestoreDone struct {
+	Unit    string
+	PID     int32
+	Started bool
+	Failed  bool   // worth another try
+	Reason  string // the state that made a start unnecessary, or the error
+}
+
+// Semaphore is a look at the clients' semaphore.
+type Semaphore struct {
+	ID         int
+	Value      int
+	Waiters    int
+	LastPID    int32
+	LastComm   string
+	OTime      int64 // time of the last semop; 0: never used
+	Repairable bool  // this process may set it
+}
+
+// Attachment is a look at shm_atime and shm_lpid of a table. Comm is the name
+// of LastPID if it still exists.
+type Attachment struct {
+	Table   TableID
+	ATime   int64
+	LastPID int32
+	Comm    string
+}
+
+// GuardCaught answers [CatchOldGuard].
+type GuardCaught struct {
+	PID  int32
+	Comm string
+}
+
+// Acting says whether this daemon holds the right to act; Holder is the pid of
+// the guard that does, 0 for none.
+type Acting struct {
+	Acts   bool
+	Reason string
+	Holder int32
+}
+
+// TableLost says that a table can no longer be looked at (it is gone, or could
+// not be attached again after a restart). Its records are given up, not cleared.
+type TableLost struct {
+	Table  TableID
+	Reason string
+}
+
+// Resumed is the first observation after [Restore]: every target is to be
+// identified again before anything goes on.
+type Resumed struct{}

@@ -1,0 +1,99 @@
+package guard
+
+import "time"
+
+// reopenWait is the pause before a target that could not be opened after a
+// restart (no descriptors left, say) is opened again.
+const reopenWait = time.Second
+
+func (Resumed) apply(g *Guard) {
+	for ix := range g.targets {
+		t := &g.targets[ix]
+		if !t.used {
+			continue
+		}
+		if t.state == Ended {
+			// Only the look at its zombie was left; a record not cleared yet is
+			// cleared once it has stood still.
+			g.release(int32(ix))
+			continue
+		}
+		g.reopen(int32(ix))
+	}
+}
+
+func (g *Guard) reopen(ix int32) {
+	t := &g.targets[ix]
+	expect := t.facts
+	g.decide(Identify{Target: t.id, PID: t.pid, Expect: &expect})
+}
+
+func (g *Guard) reopenDue() {
+	keep := g.reopens[:0]
+	for _, a := range g.reopens {
+		if a.at > g.clock.attn {
+			keep = append(keep, a)
+		} else if ix, ok := g.byID[a.id]; ok {
+			g.reopen(ix)
+		}
+	}
+	g.reopens = keep
+}
+
+// reidentified takes in how the identification of a target from the registry
+// went.
+func (g *Guard) reidentified(ix int32, o Identified) {
+	t := &g.targets[ix]
+	switch o.Sight {
+	case SightGone:
+		g.ended(ix, "")
+		return
+	case SightError:
+		g.reopens = append(g.reopens, timedAsk{g.clock.attn + reopenWait, t.id})
+		return
+	case SightRefused:
+		g.release(ix)
+		return
+	}
+	// A pidfd's inode is unique for a boot (Linux 6.9): same inode, same
+	// process, and what was proven of it stands. Without it, pid and start time
+	// may be those of a successor: its consent is asked anew before any signal.
+	sure := o.Facts.Inode != 0 && o.Facts.Inode == t.facts.Inode
+	t.facts = o.Facts
+	if !sure {
+		t.consent = ConsentUnknown
+	}
+	if t.state == Ladder {
+		if sure {
+			g.resumeLadder(ix)
+		} else {
+			t.resume = true
+			g.ask(ix)
+		}
+		return
+	}
+	if !sure || t.consent != ConsentProven {
+		g.ask(ix)
+	}
+	g.applyPolicy(ix)
+}
+
+// resumeLadder goes on with a ladder that was under way when the daemon ended.
+func (g *Guard) resumeLadder(ix int32) {
+	t := &g.targets[ix]
+	t.resume = false
+	if t.consent != ConsentProven || !g.acting {
+		// Judged anew, with all that belongs to it.
+		t.state, t.killedBy, t.sent, t.step = Reported, "", false, 0
+		g.due[ix] = g.clock.attn
+		return
+	}
+	d := BeginLadder{}
+	if t.sent {
+		d.From, d.Sent, d.Waited = int(t.step), true, max(g.clock.last-t.sentMono, 0)
+		if d.From >= len(g.cfg.Ladder.Steps) { // a shorter ladder since
+			d.From = len(g.cfg.Ladder.Steps) - 1
+		}
+	}
+	g.startLadder(ix, d)
+}

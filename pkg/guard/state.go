@@ -1,0 +1,464 @@
+package guard
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/checkprocd/checkprocd/pkg/config"
+)
+
+// StateVersion is the version of the bytes that Save writes. It changes with
+// every change of their meaning; another version is never read.
+const StateVersion = 1
+
+// maxSlots bounds what a damaged state can make Restore allocate.
+const maxSlots = 1 << 20
+
+var errState = errors.New("saved state is damaged")
+
+// Save appends the state to buf: all that a restart must not lose. It is read
+// back by [Restore]; little endian, no alignment.
+func (g *Guard) Save(buf []byte) []byte {
+	w := writer{buf}
+	w.dur(g.clock.last)
+	w.dur(g.clock.plan)
+	w.dur(g.clock.attn)
+	w.dur(g.nextScan)
+	w.u64(uint64(g.nextID))
+	w.dur(g.judgeFrom)
+	w.u32(uint32(len(g.gaps)))
+	for _, at := range g.gaps {
+		w.dur(at)
+	}
+	for _, c := range g.counters() {
+		w.u64(*c)
+	}
+	w.u32(uint32(len(g.targets)))
+	w.u32(uint32(len(g.targets) - len(g.free)))
+	for ix := range g.targets {
+		if g.targets[ix].used {
+			w.u32(uint32(ix))
+			g.targets[ix].save(&w, g.due[ix])
+		}
+	}
+	w.u32(uint32(len(g.tables)))
+	for _, tb := range g.tables {
+		tb.save(&w)
+	}
+	b := &g.brake
+	w.flag(b.on)
+	w.dur(b.since)
+	w.dur(b.next)
+	for _, n := range []int{b.rate, b.held, b.spared, b.released, len(b.queue)} {
+		w.u32(uint32(n))
+	}
+	for _, id := range b.queue {
+		w.u64(uint64(id))
+	}
+	w.u32(uint32(len(g.overdue)))
+	for _, o := range g.overdue {
+		w.dur(o.at)
+		w.u64(uint64(o.id))
+	}
+	w.u32(uint32(len(g.restores)))
+	for _, r := range g.restores {
+		w.dur(r.at)
+		w.str(r.unit)
+		w.u32(uint32(r.pid))
+		w.u32(uint32(r.tries))
+		w.flag(r.under)
+	}
+	return w.b
+}
+
+func (g *Guard) counters() [10]*uint64 {
+	return [10]*uint64{&g.scans, &g.condemnations, &g.signals, &g.kills, &g.recoveries, &g.cleared, &g.unkillables, &g.exits, &g.vanished, &g.gapCount}
+}
+
+func (t *target) save(w *writer, due time.Duration) {
+	w.u64(uint64(t.id))
+	w.u32(uint32(t.pid))
+	w.u64(t.facts.Start)
+	w.u64(t.facts.Inode)
+	w.u32(t.facts.UID)
+	w.u32(uint32(t.facts.PPID))
+	w.u32(uint32(t.facts.PGID))
+	w.str(t.facts.User)
+	w.str(t.facts.Unit)
+	w.str(t.facts.Comm)
+	w.u8(uint8(t.state))
+	w.raw(t.name[:])
+	w.u32(uint32(t.timeout))
+	w.u32(uint32(t.table))
+	w.u32(uint32(t.slot))
+	w.dur(t.since)
+	w.flag(t.gapSpent)
+	w.flag(t.beaten)
+	w.flag(t.known)
+	w.u8(uint8(t.consent))
+	w.str(t.complaint)
+	w.dur(t.lateAt)
+	w.str(t.verdict)
+	w.dur(t.heldSince)
+	w.dur(t.brakedSince)
+	w.str(t.killedBy)
+	w.u32(uint32(t.step))
+	w.flag(t.sent)
+	w.dur(t.sentMono)
+	w.dur(due)
+}
+
+func (tb *tableState) save(w *writer) {
+	w.u32(uint32(tb.id))
+	w.flag(tb.removed)
+	w.u64(tb.scans)
+	w.u8(tb.full)
+	w.u32(uint32(len(tb.slots)))
+	at := len(w.b)
+	w.u32(0)
+	n := uint32(0)
+	for i := range tb.slots {
+		s, r := &tb.slots[i], &tb.prev[i]
+		if r.PID == 0 && r.Token == 0 && s.former < 0 {
+			continue
+		}
+		n++
+		w.u32(uint32(i))
+		w.u32(uint32(r.PID))
+		w.raw(r.Name[:])
+		w.u32(uint32(r.Timeout))
+		w.u64(uint64(r.Token))
+		w.u32(uint32(s.owner))
+		w.u32(uint32(s.former))
+		w.u8(uint8(s.phase))
+		w.u8(s.said)
+		w.u8(s.moves)
+		w.u32(uint32(s.timeout))
+		w.u64(s.agreed)
+		w.dur(s.since)
+		w.dur(s.backoff)
+		w.raw(s.name[:])
+	}
+	binary.LittleEndian.PutUint32(w.b[at:], n)
+}
+
+// Restore makes a guard from saved state. Any bytes are taken: what cannot be
+// right is an error, and nothing of it is used. The first Step after it must
+// carry [Resumed], after a [TableAttached] or [TableLost] for each of
+// [Guard.TableIDs].
+func Restore(cfg *config.Config, state []byte) (*Guard, error) {
+	g := New(cfg)
+	r := reader{b: state}
+	g.clock = clock{last: r.dur(), plan: r.dur(), attn: r.dur(), started: true}
+	g.nextScan = r.dur()
+	g.nextID = TargetID(r.u64())
+	g.judgeFrom = r.dur()
+	for n := r.count(1 << 10); n > 0; n-- {
+		g.gaps = append(g.gaps, r.dur())
+	}
+	for _, c := range g.counters() {
+		*c = r.u64()
+	}
+	all := r.count(maxSlots)
+	used := r.count(all)
+	if r.bad {
+		return nil, errState
+	}
+	g.targets = make([]target, all)
+	g.due = make([]time.Duration, all)
+	for ix := range g.due {
+		g.due[ix] = never
+		g.targets[ix].slot = -1
+	}
+	for ; used > 0 && !r.bad; used-- {
+		ix := int(r.u32())
+		if ix >= all || g.targets[ix].used {
+			return nil, errState
+		}
+		g.targets[ix].restore(&r, &g.due[ix])
+		t := &g.targets[ix]
+		if r.bad || t.id == 0 || t.id > g.nextID || t.state >= numStates || t.consent > ConsentOtherNamespace || t.pid <= 1 || t.step < 0 {
+			return nil, errState
+		}
+		if _, twice := g.byID[t.id]; twice {
+			return nil, errState
+		}
+		g.byID[t.id] = int32(ix)
+		if t.state != Ended {
+			if _, twice := g.byPID[t.pid]; twice {
+				return nil, errState
+			}
+			g.byPID[t.pid] = int32(ix)
+		}
+	}
+	for ix := all - 1; ix >= 0; ix-- {
+		if !g.targets[ix].used {
+			g.free = append(g.free, int32(ix))
+		}
+	}
+	for n := r.count(1 << 10); n > 0 && !r.bad; n-- {
+		if err := g.restoreTable(&r); err != nil {
+			return nil, err
+		}
+	}
+	b := &g.brake
+	b.on = r.flag()
+	b.since, b.next = r.dur(), r.dur()
+	b.rate, b.held, b.spared, b.released = int(r.u32()), int(r.u32()), int(r.u32()), int(r.u32())
+	for n := r.count(maxSlots); n > 0 && !r.bad; n-- {
+		b.queue = append(b.queue, TargetID(r.u64()))
+	}
+	for n := r.count(maxSlots); n > 0 && !r.bad; n-- {
+		g.overdue = append(g.overdue, overdue{r.dur(), TargetID(r.u64())})
+	}
+	for n := r.count(maxSlots); n > 0 && !r.bad; n-- {
+		x := restore{at: r.dur(), unit: r.str(), pid: int32(r.u32()), tries: int(r.u32()), under: r.flag()}
+		if x.under { // the answer was lost with the daemon: ask again
+			x.under, x.at = false, g.clock.attn
+		}
+		g.restores = append(g.restores, x)
+	}
+	if r.bad || len(r.b) != 0 {
+		return nil, errState
+	}
+	if err := g.consistent(); err != nil {
+		return nil, err
+	}
+	for ix := range g.targets {
+		if t := &g.targets[ix]; t.used {
+			g.afterRestore(int32(ix))
+		}
+	}
+	return g, nil
+}
+
+// afterRestore puts a target into a state that needs no answer from before.
+func (g *Guard) afterRestore(ix int32) {
+	t := &g.targets[ix]
+	due := g.due[ix]
+	g.applyPolicy(ix)
+	t.backoff = retryMin
+	state := t.state
+	g.setPatience(ix)
+	g.due[ix] = due
+	switch state {
+	case Rereading, Late:
+		t.state, g.due[ix] = Guarded, g.clock.attn
+		g.forgetLate(t.id)
+	case Wiped:
+		g.due[ix] = g.clock.attn + wipedWait
+	case Ended:
+		g.due[ix] = never
+	}
+}
+
+func (t *target) restore(r *reader, due *time.Duration) {
+	*t = target{
+		used: true,
+		id:   TargetID(r.u64()), pid: int32(r.u32()),
+		facts: Facts{Start: r.u64(), Inode: r.u64(), UID: r.u32(), PPID: int32(r.u32()), PGID: int32(r.u32()), User: r.str(), Unit: r.str(), Comm: r.str()},
+		state: State(r.u8()),
+	}
+	r.raw(t.name[:])
+	t.timeout = int32(r.u32())
+	t.table, t.slot = TableID(r.u32()), int32(r.u32())
+	t.since = r.dur()
+	t.gapSpent, t.beaten, t.known = r.flag(), r.flag(), r.flag()
+	t.consent = Consent(r.u8())
+	t.complaint = r.str()
+	t.lateAt = r.dur()
+	t.verdict = r.str()
+	t.heldSince, t.brakedSince = r.dur(), r.dur()
+	t.killedBy = r.str()
+	t.step, t.sent, t.sentMono = int32(r.u32()), r.flag(), r.dur()
+	*due = r.dur()
+}
+
+func (g *Guard) restoreTable(r *reader) error {
+	id, removed, scans, full := TableID(r.u32()), r.flag(), r.u64(), r.u8()
+	n := r.count(maxSlots)
+	entries := r.count(n)
+	if r.bad || g.table(id) != nil {
+		return errState
+	}
+	tb := newTable(id, n)
+	tb.removed, tb.scans, tb.full = removed, scans, full
+	for ; entries > 0 && !r.bad; entries-- {
+		i := int(r.u32())
+		if i >= n {
+			return errState
+		}
+		s, p := &tb.slots[i], &tb.prev[i]
+		p.PID = int32(r.u32())
+		r.raw(p.Name[:])
+		p.Timeout = int32(r.u32())
+		p.Token = int64(r.u64())
+		*s = slot{owner: int32(r.u32()), former: int32(r.u32()), phase: slotPhase(r.u8()), said: r.u8(), moves: r.u8(),
+			timeout: int32(r.u32()), agreed: r.u64(), since: r.dur(), backoff: r.dur()}
+		r.raw(s.name[:])
+		if !g.ownerOK(s.owner) || !g.ownerOK(s.former) || s.phase > slotRetry || (p.PID != 0) != (s.phase != slotEmpty) {
+			return errState
+		}
+		if p.PID != 0 {
+			tb.used++
+		}
+		switch s.phase {
+		case slotForming:
+			if s.owner < 0 {
+				// Its process was not opened yet: begin anew.
+				s.phase, s.since, s.backoff = slotRetry, g.clock.attn, 0
+			}
+			tb.forming = append(tb.forming, int32(i))
+		case slotOrphan, slotRetry:
+			tb.forming = append(tb.forming, int32(i))
+		}
+		if s.owner >= 0 {
+			t := &g.targets[s.owner]
+			if t.pid != p.PID {
+				return errState
+			}
+			t.slots++
+			if s.phase == slotLatched {
+				t.latched++
+			}
+		}
+	}
+	g.tables = append(g.tables, tb)
+	return nil
+}
+
+func (g *Guard) ownerOK(ix int32) bool {
+	return ix == -1 || ix >= 0 && int(ix) < len(g.targets) && g.targets[ix].used
+}
+
+// consistent checks what ties targets, records and the brake together.
+func (g *Guard) consistent() error {
+	for ix := range g.targets {
+		t := &g.targets[ix]
+		if !t.used {
+			continue
+		}
+		if t.slots > 0 {
+			tb := g.table(t.table)
+			if tb == nil || t.slot < 0 || int(t.slot) >= len(tb.slots) {
+				return fmt.Errorf("%w: target %d has no first record", errState, t.pid)
+			}
+		}
+		switch t.state {
+		case Guarded, Rereading, Late, Held, Reported, Braked:
+			if t.slots == 0 {
+				return fmt.Errorf("%w: target %d is %s without a record", errState, t.pid, t.state)
+			}
+		}
+	}
+	for _, tb := range g.tables {
+		for i := range tb.slots {
+			s := &tb.slots[i]
+			if s.phase == slotLatched && s.owner < 0 {
+				return fmt.Errorf("%w: record %d is latched without a target", errState, i)
+			}
+		}
+	}
+	for _, id := range g.brake.queue {
+		if ix, ok := g.byID[id]; !ok || g.targets[ix].state != Braked {
+			return fmt.Errorf("%w: the brake holds a target that is not held", errState)
+		}
+	}
+	if g.brake.on && g.brake.rate < 1 {
+		return fmt.Errorf("%w: the brake has no rate", errState)
+	}
+	return nil
+}
+
+// TableIDs lists the tables that the guard knows.
+func (g *Guard) TableIDs() []TableID {
+	ids := make([]TableID, 0, len(g.tables))
+	for _, tb := range g.tables {
+		ids = append(ids, tb.id)
+	}
+	return ids
+}
+
+type writer struct{ b []byte }
+
+func (w *writer) u8(v uint8)          { w.b = append(w.b, v) }
+func (w *writer) u32(v uint32)        { w.b = binary.LittleEndian.AppendUint32(w.b, v) }
+func (w *writer) u64(v uint64)        { w.b = binary.LittleEndian.AppendUint64(w.b, v) }
+func (w *writer) dur(v time.Duration) { w.u64(uint64(v)) }
+func (w *writer) raw(v []byte)        { w.b = append(w.b, v...) }
+
+func (w *writer) flag(v bool) {
+	if v {
+		w.u8(1)
+	} else {
+		w.u8(0)
+	}
+}
+
+func (w *writer) str(s string) {
+	s = s[:min(len(s), 1<<12)]
+	w.u32(uint32(len(s)))
+	w.b = append(w.b, s...)
+}
+
+// reader takes bytes apart; after the first fault all it returns is zero.
+type reader struct {
+	b   []byte
+	bad bool
+}
+
+func (r *reader) take(n int) []byte {
+	if r.bad || n < 0 || len(r.b) < n {
+		r.bad = true
+		return nil
+	}
+	v := r.b[:n]
+	r.b = r.b[n:]
+	return v
+}
+
+func (r *reader) u8() uint8 {
+	if v := r.take(1); v != nil {
+		return v[0]
+	}
+	return 0
+}
+
+func (r *reader) u32() uint32 {
+	if v := r.take(4); v != nil {
+		return binary.LittleEndian.Uint32(v)
+	}
+	return 0
+}
+
+func (r *reader) u64() uint64 {
+	if v := r.take(8); v != nil {
+		return binary.LittleEndian.Uint64(v)
+	}
+	return 0
+}
+
+func (r *reader) dur() time.Duration { return time.Duration(r.u64()) }
+func (r *reader) flag() bool         { return r.u8() != 0 }
+func (r *reader) raw(dst []byte)     { copy(dst, r.take(len(dst))) }
+
+func (r *reader) str() string {
+	n := r.u32()
+	if n > 1<<12 {
+		r.bad = true
+		return ""
+	}
+	return string(r.take(int(n)))
+}
+
+// count reads a number that must not exceed most.
+func (r *reader) count(most int) int {
+	n := r.u32()
+	if int64(n) > int64(most) {
+		r.bad = true
+		return 0
+	}
+	return int(n)
+}

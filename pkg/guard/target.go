@@ -1,0 +1,635 @@
+package guard
+
+import (
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/checkprocd/checkprocd/pkg/config"
+	"github.com/checkprocd/checkprocd/pkg/table"
+)
+
+// State is where a target stands; the diagram is in the package's comment.
+type State uint8
+
+const (
+	// Watched: a pidfd is held; not judged, because consent is not proven or no
+	// record of it is latched yet.
+	Watched State = iota
+	// Guarded: it beats, or its silence is within its limit.
+	Guarded
+	// Rereading: its deadline has come; its records are read once more.
+	Rereading
+	// Late: its silence is beyond its limit; the evidence is being gathered.
+	Late
+	// Held: late, and stopped, traced, frozen or dumping: left alone for as long.
+	Held
+	// Reported: late, and not acted on: a rule, an observer, no consent.
+	Reported
+	// Braked: condemned, and the brake holds its ladder.
+	Braked
+	// Ladder: signals are under way.
+	Ladder
+	// Unkillable: SIGKILL and its wait are over, and it still exists.
+	Unkillable
+	// Wiped: it has no record any more; it is given time to end.
+	Wiped
+	// Unguarded: it lives, maps the table and has no record.
+	Unguarded
+	// Ended: its exit notice came.
+	Ended
+	numStates
+)
+
+var stateNames = [numStates]string{"watched", "guarded", "rereading", "late", "held", "reported",
+	"braked", "ladder", "unkillable", "wiped", "unguarded", "ended"}
+
+func (s State) String() string {
+	if s < numStates {
+		return stateNames[s]
+	}
+	return "invalid"
+}
+
+const (
+	never = time.Duration(math.MaxInt64)
+	// marginMin is the least that a target is given beyond its timeout: many
+	// clients beat exactly every timeout, and write whole seconds.
+	marginMin = time.Second
+	// answerWait bounds the wait for the consent that is asked anew before a
+	// verdict; then the consent of old stands (reading it can block on just the
+	// process that is stuck).
+	answerWait = 1500 * time.Millisecond
+	// wipedWait is how long a target without a record is given to end.
+	wipedWait = 5 * time.Second
+	// reapWait is how long a parent is given to reap.
+	reapWait = 5 * time.Second
+	// tracerMax bounds a hold for a tracer that does not stop its target.
+	tracerMax = time.Hour
+	// failedWait is the pause after a signal that could not be sent.
+	failedWait = time.Minute
+)
+
+// target is one verified process.
+type target struct {
+	id     TargetID
+	pid    int32
+	facts  Facts
+	used   bool
+	state  State
+	policy config.Policy
+
+	name    [table.NameSize]byte // of its first latched record
+	timeout int32                // the longest latched one, seconds
+	slots   int                  // records that name it
+	latched int                  // of these, latched
+	table   TableID              // its first record
+	slot    int32
+
+	limit    time.Duration // timeout in force: the rule's or the client's; 0: never late
+	patience time.Duration // limit plus margin
+	since    time.Duration // last beat
+	gapSpent bool          // a gap has restarted this silence already
+	beaten   bool          // it has beaten at least once
+	known    bool          // registered was said
+
+	consent   Consent
+	asking    bool
+	planned   bool // to be asked again later
+	backoff   time.Duration
+	complaint string // the refusal that was reported last
+
+	// The episode.
+	lateAt      time.Duration
+	verdict     string
+	awaitLook   bool
+	awaitAsk    bool
+	rereads     int
+	look        Looked
+	heldSince   time.Duration
+	brakedSince time.Duration
+	killedBy    string // name of the last signal sent by a ladder, "" for none
+	step        int32  // of the ladder: the step whose signal was sent last
+	sent        bool
+	sentMono    time.Duration
+	status      string    // how it ended
+	inLadder    bool      // the last word of its ladder has not come
+	farewell    EventName // how its end was or will be reported
+	said        bool      // its end was reported
+	resume      bool      // a ladder to go on with, once its identity stands again
+}
+
+func (t *target) displayName() string { return table.CleanName(&t.name) }
+
+func (t *target) silence(now time.Duration) time.Duration { return now - t.since }
+
+func (t *target) describe() string { return who(t.pid, t.displayName()) }
+
+// newTarget makes room for a target and returns its index.
+func (g *Guard) newTarget(id TargetID, pid int32, f Facts) int32 {
+	var ix int32
+	if n := len(g.free); n > 0 {
+		ix, g.free = g.free[n-1], g.free[:n-1]
+	} else {
+		ix = int32(len(g.targets))
+		g.targets = append(g.targets, target{})
+		g.due = append(g.due, never)
+	}
+	g.targets[ix] = target{id: id, pid: pid, facts: f, used: true, since: g.clock.attn, backoff: retryMin, slot: -1}
+	g.due[ix] = never
+	g.byPID[pid] = ix
+	g.byID[id] = ix
+	return ix
+}
+
+// release gives up a target and forgets it.
+func (g *Guard) release(ix int32) {
+	t := &g.targets[ix]
+	g.decide(Release{t.id})
+	for _, tb := range g.tables {
+		for i := range tb.slots {
+			s := &tb.slots[i]
+			if s.owner == ix {
+				s.owner = -1
+				if s.phase == slotLatched || s.phase == slotForming {
+					s.phase, s.since = slotOrphan, g.clock.attn
+					g.listWaiting(tb, int32(i))
+				}
+			}
+			if s.former == ix {
+				s.former = -1
+			}
+		}
+	}
+	if g.byPID[t.pid] == ix {
+		delete(g.byPID, t.pid)
+	}
+	delete(g.byID, t.id)
+	*t = target{slot: -1}
+	g.due[ix] = never
+	g.free = append(g.free, ix)
+}
+
+// attach takes in that a record names a target.
+func (g *Guard) attach(ix int32, tb *tableState, i int32) {
+	t := &g.targets[ix]
+	t.slots++
+	if t.slot < 0 {
+		t.table, t.slot = tb.id, i
+	}
+	switch t.state {
+	case Wiped, Unguarded:
+		// It came back. A record first seen counts as having just beaten.
+		t.since, t.gapSpent, t.awaitAsk = g.clock.attn, false, false
+		g.settleState(ix)
+	case Ended, Ladder, Unkillable:
+	default:
+		if t.slots > 1 && t.known {
+			e := g.about(ix, EvChanged, LevelNotice, "several records")
+			e.Table, e.Slot = tb.id, i
+			e.Message = fmt.Sprintf("%s has %d records: one target, any beat counts, the longest timeout holds", t.describe(), t.slots)
+			g.emit(e)
+		}
+	}
+}
+
+// detach takes in that a record does not name its target any more.
+func (g *Guard) detach(ix int32, tb *tableState, i int32) {
+	t := &g.targets[ix]
+	t.slots--
+	if tb.slots[i].phase == slotLatched {
+		t.latched--
+	}
+	if t.slots > 0 {
+		if t.table == tb.id && t.slot == i {
+			g.findFirst(ix)
+		}
+		return
+	}
+	switch t.state {
+	case Ended:
+		g.farewell(ix, EvUnregistered)
+	case Ladder, Unkillable:
+		// A clean exit wipes the record first and may hang after: go on.
+	default:
+		g.unbrake(ix)
+		t.state = Wiped
+		t.awaitLook, t.awaitAsk = false, false
+		g.due[ix] = g.clock.attn + wipedWait
+	}
+}
+
+// findFirst looks for the first record of a target.
+func (g *Guard) findFirst(ix int32) {
+	for _, tb := range g.tables {
+		for i := range tb.slots {
+			if tb.slots[i].owner == ix {
+				g.targets[ix].table, g.targets[ix].slot = tb.id, int32(i)
+				return
+			}
+		}
+	}
+}
+
+// eachRecord calls f for each record of a target.
+func (g *Guard) eachRecord(ix int32, f func(tb *tableState, i int32)) {
+	t := &g.targets[ix]
+	if t.slots == 0 {
+		return
+	}
+	if t.slots == 1 && t.slot >= 0 {
+		if tb := g.table(t.table); tb != nil && tb.slots[t.slot].owner == ix {
+			f(tb, t.slot)
+			return
+		}
+	}
+	for _, tb := range g.tables {
+		for i := range tb.slots {
+			if tb.slots[i].owner == ix {
+				f(tb, int32(i))
+			}
+		}
+	}
+}
+
+// applyPolicy looks up the rule for a target.
+func (g *Guard) applyPolicy(ix int32) {
+	t := &g.targets[ix]
+	t.policy = g.cfg.Policy(t.displayName(), t.facts.User, t.facts.Unit)
+}
+
+// setPatience works out how long a target may be silent.
+func (g *Guard) setPatience(ix int32) {
+	t := &g.targets[ix]
+	t.limit = time.Duration(t.timeout) * time.Second
+	if t.policy.Timeout > 0 {
+		t.limit = t.policy.Timeout
+	}
+	if t.limit < 0 {
+		t.limit = 0
+	}
+	margin := max(time.Duration(float64(t.limit)*g.cfg.CPActive.Margin), marginMin)
+	t.patience = t.limit + margin
+	if t.state == Guarded || t.state == Watched {
+		g.settleState(ix)
+	}
+}
+
+// settleState puts a target that is not in an episode to Watched or Guarded.
+func (g *Guard) settleState(ix int32) {
+	t := &g.targets[ix]
+	t.verdict, t.complaint = "", ""
+	t.state, g.due[ix] = Watched, never
+	if t.consent != ConsentProven {
+		g.askLater(ix)
+	}
+	if t.latched == 0 {
+		return
+	}
+	// Without consent it is judged all the same, and then reported, not acted on.
+	t.state = Guarded
+	if t.limit > 0 {
+		g.due[ix] = t.since + t.patience
+	}
+}
+
+// beat takes in that a record of a target moved.
+func (g *Guard) beat(ix int32) {
+	t := &g.targets[ix]
+	silent := t.silence(g.clock.attn)
+	t.since, t.gapSpent, t.beaten = g.clock.attn, false, true
+	switch t.state {
+	case Watched, Rereading:
+		g.settleState(ix)
+	case Guarded:
+		if t.limit > 0 {
+			g.due[ix] = t.since + t.patience
+		}
+	case Late, Held, Reported, Braked, Unkillable:
+		if t.state == Braked {
+			g.brake.heldBeat = true
+		}
+		g.recovered(ix, silent)
+	}
+	// Ladder: its worker reads the record before each signal and says what it
+	// found; Wiped and later have no record.
+}
+
+// recovered ends an episode well.
+func (g *Guard) recovered(ix int32, silent time.Duration) {
+	t := &g.targets[ix]
+	was := t.state
+	g.unbrake(ix)
+	g.forgetLate(t.id)
+	e := g.about(ix, EvRecovered, LevelNotice, "beats again")
+	e.Silence = silent
+	switch {
+	case was == Ladder && t.killedBy != "":
+		e.Message = fmt.Sprintf("%s beats again after %s: spared", t.describe(), t.killedBy)
+	case was == Ladder || was == Braked:
+		e.Message = fmt.Sprintf("%s beats again after %s of silence, before any signal: spared", t.describe(), seconds(silent))
+	default:
+		e.Message = fmt.Sprintf("%s beats again after %s of silence", t.describe(), seconds(silent))
+	}
+	g.recoveries++
+	g.emit(e)
+	t.killedBy, t.sent, t.step = "", false, 0
+	t.awaitLook, t.awaitAsk = false, false
+	g.settleState(ix)
+	if t.slots == 0 {
+		t.state, g.due[ix] = Wiped, g.clock.attn+wipedWait
+	}
+}
+
+// announce says that a target is registered, once all of it stands.
+func (g *Guard) announce(ix int32) {
+	t := &g.targets[ix]
+	if t.known || t.latched == 0 || t.consent != ConsentProven || t.state == Ended {
+		return
+	}
+	t.known = true
+	e := g.about(ix, EvRegistered, LevelInfo, "")
+	limit := "timeout " + seconds(t.limit)
+	if t.limit <= 0 {
+		limit = "without a timeout"
+	}
+	e.Message = fmt.Sprintf("%s registered in slot %d, %s", t.describe(), t.slot, limit)
+	if t.facts.Unit != "" {
+		e.Message += ", " + t.facts.Unit
+	}
+	g.emit(e)
+}
+
+// unguarded says that a live client has no record.
+func (g *Guard) unguarded(ix int32, why string) {
+	t := &g.targets[ix]
+	t.state, g.due[ix] = Unguarded, never
+	e := g.about(ix, EvUnguarded, LevelWarning, why)
+	e.Message = fmt.Sprintf("%s lives but has lost its record (%s): not guarded any more; restart that program", t.describe(), why)
+	g.emit(e)
+}
+
+func (o Identified) apply(g *Guard) {
+	if ix, ok := g.byID[o.Target]; ok {
+		g.reidentified(ix, o)
+		return
+	}
+	refs := g.asking[o.PID]
+	delete(g.asking, o.PID)
+	ix := int32(-1)
+	if o.Sight == SightVerified {
+		ix = g.newTarget(o.Target, o.PID, o.Facts)
+	}
+	for _, ref := range refs {
+		tb := g.table(ref.table)
+		if tb == nil {
+			continue
+		}
+		s := &tb.slots[ref.slot]
+		if !s.asked || tb.prev[ref.slot].PID != o.PID {
+			continue
+		}
+		s.asked = false
+		switch o.Sight {
+		case SightVerified:
+			s.owner, s.phase, s.agreed = ix, slotForming, tb.scans
+			g.listWaiting(tb, ref.slot)
+			g.attach(ix, tb, ref.slot)
+		case SightGone:
+			g.orphanFound(tb, ref.slot)
+		case SightRefused:
+			s.phase = slotRefused
+			e := g.aboutSlot(tb, ref.slot, EvRefused, LevelWarning, o.Reason)
+			e.Verdict = "forged"
+			e.Message = fmt.Sprintf("slot %d names %s: %s; never signalled, leaving the record alone", ref.slot, who(e.PID, e.Process), o.Reason)
+			g.emit(e)
+		case SightError:
+			if s.phase != slotRetry {
+				e := g.aboutSlot(tb, ref.slot, EvRefused, LevelWarning, o.Reason)
+				e.Verdict = "unverified"
+				e.Message = fmt.Sprintf("slot %d names %s, which could not be opened: %s; not guarded, trying again", ref.slot, who(e.PID, e.Process), o.Reason)
+				g.emit(e)
+			}
+			s.phase = slotRetry
+			s.backoff = min(max(2*s.backoff, retryMin), retryMax)
+			s.since = g.clock.attn + s.backoff
+			g.listWaiting(tb, ref.slot)
+		}
+	}
+	switch {
+	case ix < 0:
+	case g.targets[ix].slots == 0: // nobody wanted it any more
+		g.release(ix)
+	default:
+		g.ask(ix)
+	}
+}
+
+// ask asks for the consent of a target.
+func (g *Guard) ask(ix int32) {
+	t := &g.targets[ix]
+	if t.asking {
+		return
+	}
+	t.asking = true
+	g.decide(AskConsent{t.id, t.pid, t.table})
+}
+
+// askLater asks for consent again after the backoff.
+func (g *Guard) askLater(ix int32) {
+	t := &g.targets[ix]
+	if t.planned {
+		return
+	}
+	t.planned = true
+	g.asks = append(g.asks, timedAsk{g.clock.attn + t.backoff, t.id})
+	t.backoff = min(2*t.backoff, retryMax)
+}
+
+func (o Consented) apply(g *Guard) {
+	ix, ok := g.byID[o.Target]
+	if !ok {
+		return
+	}
+	t := &g.targets[ix]
+	t.asking = false
+	if t.state == Ended {
+		return
+	}
+	before := t.consent
+	if o.Consent != ConsentUnknown || before != ConsentProven {
+		t.consent = o.Consent // what was proven stands while it cannot be read
+	}
+	switch {
+	case t.state == Wiped && t.awaitAsk:
+		t.awaitAsk = false
+		g.wipedAnswer(ix)
+		return
+	case t.resume:
+		g.resumeLadder(ix)
+		return
+	case t.awaitAsk:
+		t.awaitAsk = false
+		g.judge(ix)
+		return
+	}
+	if t.consent == ConsentProven {
+		t.backoff = retryMin
+		if before != ConsentProven {
+			t.complaint = ""
+			if t.state == Watched || t.state == Guarded {
+				g.settleState(ix)
+			}
+			if t.state == Reported {
+				g.due[ix] = g.clock.attn
+			}
+			g.announce(ix)
+		}
+		return
+	}
+	g.complain(ix, o.Reason)
+	g.askLater(ix)
+}
+
+// complain reports that a target's consent is not proven, once for each reason.
+func (g *Guard) complain(ix int32, reason string) {
+	t := &g.targets[ix]
+	verdict := "forged"
+	switch t.consent {
+	case ConsentNotMapped:
+		reason = "it does not have this table mapped"
+	case ConsentOtherNamespace:
+		reason = "it lives in another IPC or pid namespace"
+	default:
+		verdict = "unverified"
+		if reason == "" {
+			reason = "its memory map could not be read"
+		}
+	}
+	if t.complaint == reason {
+		return
+	}
+	t.complaint = reason
+	e := g.about(ix, EvRefused, LevelWarning, reason)
+	e.Verdict = verdict
+	e.Message = fmt.Sprintf("slot %d names %s, but %s: never signalled until that is proven", t.slot, t.describe(), reason)
+	g.emit(e)
+}
+
+// wipedAnswer decides about a live process without a record.
+func (g *Guard) wipedAnswer(ix int32) {
+	t := &g.targets[ix]
+	if t.consent == ConsentProven {
+		g.unguarded(ix, "its record was wiped or overwritten, it still has the table mapped")
+		g.vanished++
+		return
+	}
+	if t.known {
+		e := g.about(ix, EvUnregistered, LevelInfo, "left the table")
+		e.Message = fmt.Sprintf("%s wiped its record and left the table, it lives on", t.describe())
+		g.emit(e)
+	}
+	g.release(ix)
+}
+
+func (o Exited) apply(g *Guard) {
+	if ix, ok := g.byID[o.Target]; ok {
+		g.ended(ix, o.Status)
+	}
+}
+
+// ended takes in that a target's process is gone.
+func (g *Guard) ended(ix int32, status string) {
+	t := &g.targets[ix]
+	if t.state == Ended {
+		return
+	}
+	was := t.state
+	g.unbrake(ix)
+	t.state, t.status = Ended, status
+	t.awaitLook, t.awaitAsk, t.resume = false, false, false
+	g.due[ix] = g.clock.attn + reapWait
+	g.exits++
+	if g.byPID[t.pid] == ix {
+		delete(g.byPID, t.pid) // the number may come again
+	}
+	switch {
+	case t.inLadder:
+		// Its last words come yet: whether a signal was sent decides the story.
+	case was == Unkillable || was == Ladder: // the latter after a restart
+		g.lastWords(ix)
+	default:
+		g.checkCollateral(ix)
+	}
+	if t.slots == 0 {
+		g.farewell(ix, EvUnregistered)
+		return
+	}
+	g.eachRecord(ix, func(tb *tableState, i int32) {
+		if tb.slots[i].phase == slotLatched {
+			g.clear(tb, i) // a forming one is cleared when two looks agree
+		}
+	})
+}
+
+// lastWords reports the end of a target whose ladder is over.
+func (g *Guard) lastWords(ix int32) {
+	t := &g.targets[ix]
+	if t.killedBy == "" { // it ended before the first signal
+		if t.farewell != "" {
+			g.farewell(ix, t.farewell)
+		}
+		return
+	}
+	g.farewell(ix, EvKilled)
+	g.brake.proven++
+	g.planRestore(ix)
+}
+
+// farewell reports the end of a target, once.
+func (g *Guard) farewell(ix int32, name EventName) {
+	t := &g.targets[ix]
+	if t.said || t.state != Ended {
+		return
+	}
+	t.farewell = name
+	if t.inLadder {
+		return // see lastWords
+	}
+	t.said = true
+	if !t.known && name != EvKilled {
+		return
+	}
+	e := g.about(ix, name, LevelInfo, t.status)
+	e.Signal = t.killedBy
+	how := ""
+	if t.status != "" {
+		how = ", " + t.status
+	}
+	switch name {
+	case EvKilled:
+		g.kills++
+		e.Level = LevelWarning
+		e.Step = int(t.step) + 1
+		e.Message = fmt.Sprintf("%s ended by the ladder after %s (step %d)%s", t.describe(), t.killedBy, t.step+1, how)
+	case EvExited:
+		e.Level = LevelNotice
+		e.Message = fmt.Sprintf("%s ended without wiping its record%s", t.describe(), how)
+	case EvUnregistered:
+		e.Message = fmt.Sprintf("%s wiped its record and ended%s", t.describe(), how)
+	}
+	g.emit(e)
+}
+
+func (o Reaped) apply(g *Guard) {
+	ix, ok := g.byID[o.Target]
+	if !ok || g.targets[ix].state != Ended {
+		return
+	}
+	if o.Zombie {
+		e := g.about(ix, EvUnreaped, LevelWarning, "zombie")
+		e.Message = fmt.Sprintf("%s ended, but its parent %s does not reap it", g.targets[ix].describe(), who(o.Parent, o.ParentComm))
+		g.emit(e)
+	}
+	g.release(ix)
+}

@@ -1,0 +1,148 @@
+package guard
+
+import (
+	"time"
+
+	"github.com/checkprocd/checkprocd/pkg/table"
+)
+
+// View is what is to be seen of one target, or of one record without a target.
+type View struct {
+	Table    TableID
+	Slot     int32
+	Slots    []int32
+	PID      int32
+	Name     string
+	Unit     string
+	UID      uint32
+	Target   bool // a verified process is behind it
+	State    string
+	Verdict  string
+	Reason   string
+	Timeout  time.Duration
+	Silence  time.Duration
+	Deadline time.Duration // until it is late; negative: since; 0 with Timeout 0: never
+	Rule     int           // -1: the defaults
+}
+
+var phaseNames = [...]string{"empty", "forming", "guarded", "stale", "foreign", "refused", "unverified"}
+
+// Views lists all targets and all records that name nobody, in the order of
+// tables and slots.
+func (g *Guard) Views() []View {
+	var out []View
+	slots := make(map[int32][]int32)
+	for _, tb := range g.tables {
+		for i := range tb.slots {
+			if ix := tb.slots[i].owner; ix >= 0 {
+				slots[ix] = append(slots[ix], int32(i))
+			}
+		}
+	}
+	for _, tb := range g.tables {
+		for i := range tb.slots {
+			s, r := &tb.slots[i], &tb.prev[i]
+			switch {
+			case r.PID == 0:
+			case s.owner < 0:
+				out = append(out, View{Table: tb.id, Slot: int32(i), Slots: []int32{int32(i)}, PID: r.PID,
+					Name: table.CleanName(&r.Name), State: phaseNames[s.phase], Rule: -1,
+					Timeout: time.Duration(r.Timeout) * time.Second})
+			case g.targets[s.owner].table == tb.id && g.targets[s.owner].slot == int32(i):
+				out = append(out, g.view(s.owner, slots[s.owner]))
+			}
+		}
+	}
+	for ix := range g.targets {
+		if t := &g.targets[ix]; t.used && t.slots == 0 && t.state != Ended {
+			out = append(out, g.view(int32(ix), nil))
+		}
+	}
+	return out
+}
+
+func (g *Guard) view(ix int32, slots []int32) View {
+	t := &g.targets[ix]
+	v := View{Table: t.table, Slot: t.slot, Slots: slots, PID: t.pid, Name: t.displayName(), Unit: t.facts.Unit,
+		UID: t.facts.UID, Target: true, State: t.state.String(), Verdict: t.verdict, Reason: t.complaint,
+		Timeout: t.limit, Silence: t.silence(g.clock.attn), Rule: t.policy.Rule}
+	if t.limit > 0 {
+		v.Deadline = t.patience - v.Silence
+	}
+	switch {
+	case t.slots > 0 && t.latched == 0:
+		v.State, v.Rule = "forming", -1
+	case t.state == Rereading:
+		v.State = "late"
+	case t.state == Watched || t.state == Guarded:
+		switch {
+		case t.consent == ConsentNotMapped || t.consent == ConsentOtherNamespace:
+			v.State = "refused"
+		case t.consent != ConsentProven:
+			v.State = "unverified"
+		case t.limit <= 0:
+			v.State = "ignored"
+		}
+	}
+	return v
+}
+
+// Counters are counted since the registry began.
+type Counters struct {
+	Scans, Condemned, Signalled, Killed, Recovered, Cleared, Unkillable, Exits, Gaps uint64
+}
+
+// Count returns the counters.
+func (g *Guard) Count() Counters {
+	return Counters{Scans: g.scans, Condemned: g.condemnations, Signalled: g.signals, Killed: g.kills, Recovered: g.recoveries,
+		Cleared: g.cleared, Unkillable: g.unkillables, Exits: g.exits, Gaps: g.gapCount}
+}
+
+// BrakeView is what is to be seen of the brake.
+type BrakeView struct {
+	On      bool
+	Waiting int
+	Since   time.Duration // how long it has been on
+}
+
+// Brake returns the state of the brake.
+func (g *Guard) Brake() BrakeView {
+	if !g.brake.on {
+		return BrakeView{}
+	}
+	return BrakeView{On: true, Waiting: len(g.brake.queue), Since: g.clock.attn - g.brake.since}
+}
+
+// Tally counts targets by what the status line wants to know.
+type Tally struct{ Targets, Guarded, Forming, Late, Held, Ladders, Unverified, Used, Slots int }
+
+// Tally counts without allocating.
+func (g *Guard) Tally() Tally {
+	var n Tally
+	for ix := range g.targets {
+		t := &g.targets[ix]
+		if !t.used || t.state == Ended {
+			continue
+		}
+		n.Targets++
+		switch {
+		case t.slots > 0 && t.latched == 0:
+			n.Forming++
+		case t.state == Held:
+			n.Held++
+		case t.state == Ladder || t.state == Unkillable:
+			n.Ladders++
+		case t.state == Late || t.state == Rereading || t.state == Reported || t.state == Braked:
+			n.Late++
+		case t.state == Guarded && t.consent == ConsentProven:
+			n.Guarded++
+		default:
+			n.Unverified++
+		}
+	}
+	for _, tb := range g.tables {
+		n.Used += tb.used
+		n.Slots += len(tb.slots)
+	}
+	return n
+}

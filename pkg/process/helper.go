@@ -23,7 +23,8 @@ func HelperMain() {
 		return
 	}
 	becomeHelper()
-	serve(newWitness().look)
+	w := newWitness()
+	serve(w.look)
 	os.Exit(0)
 }
 
@@ -51,8 +52,12 @@ func becomeHelper() {
 	unix.CloseOnExec(helperFD)
 }
 
-// serve answers requests until the other end is closed.
+// serve says that it is ready, with an answer about pid 0, and answers requests until the other end is closed.
 func serve(look func(request) response) {
+	hello := response{}.marshal()
+	if _, err := unix.Write(helperFD, hello[:]); err != nil {
+		return
+	}
 	var buf [requestSize + 1]byte
 	for {
 		n, err := read(helperFD, buf[:])

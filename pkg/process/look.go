@@ -14,7 +14,7 @@ const userHZ = 100
 type Look struct {
 	State           byte          // of the leader, a letter of proc(5); Z while only other threads live
 	PPID, PGID      int32         // 0: outside of this pid namespace
-	TracerPID       int32         // 0: not traced
+	TracerPID       int32         // id of the tracing thread, 0: not traced
 	Frozen, Dumping bool          // by its cgroup, or about to be; writing a core
 	CPU             time.Duration // user and system time of all threads, in steps of 10 ms
 	Threads         int

@@ -71,22 +71,8 @@ func Probe() []Feature {
 
 // probeExitStatus asks for the exit status of a thread of our own: Linux 6.13 and 6.14 have the ioctl without it.
 func probeExitStatus() error {
-	type opened struct {
-		fd  int
-		err error
-	}
-	ch := make(chan opened)
-	go func() {
-		// Never unlocked: the thread ends with the goroutine. (The process's first thread is parked instead, which
-		// the poll below would wait for in vain.)
-		runtime.LockOSThread()
-		if unix.Gettid() == os.Getpid() {
-			ch <- opened{-1, errors.New("no thread to try it on")}
-			return
-		}
-		fd, err := unix.PidfdOpen(unix.Gettid(), unix.PIDFD_THREAD)
-		ch <- opened{fd, err}
-	}()
+	ch := make(chan endedThread)
+	go endThread(ch)
 	o := <-ch
 	if o.err != nil {
 		return o.err
@@ -115,6 +101,27 @@ func probeExitStatus() error {
 		return errors.New("the kernel does not keep it")
 	}
 	return nil
+}
+
+// endedThread is the pidfd of a thread that is about to end.
+type endedThread struct {
+	fd  int
+	err error
+}
+
+// endThread ends the thread that it runs on: a goroutine that ends while locked takes its thread along, except for the
+// process's first one, which the runtime parks. That one is held meanwhile, so that another goroutine is not on it.
+func endThread(ch chan<- endedThread) {
+	runtime.LockOSThread()
+	if unix.Gettid() == os.Getpid() {
+		defer runtime.UnlockOSThread()
+		other := make(chan endedThread)
+		go endThread(other)
+		ch <- <-other
+		return
+	}
+	fd, err := unix.PidfdOpen(unix.Gettid(), unix.PIDFD_THREAD)
+	ch <- endedThread{fd, err}
 }
 
 // capability is nil when the capability is effective, and against the processes of the whole system.

@@ -15,9 +15,10 @@ import (
 )
 
 const (
-	answerTime = time.Second // an answer later than this costs the helper its life
-	maxQueue   = 4096        // questions; a table has 1000 records
-	maxStuck   = 8           // killed helpers that have not ended: reads that not even SIGKILL interrupts
+	answerTime = time.Second     // an answer later than this costs the helper its life
+	startTime  = 5 * time.Second // from exec to ready; 4 ms on an idle machine
+	maxQueue   = 4096            // questions; a table has 1000 records
+	maxStuck   = 8               // killed helpers that have not ended: reads that not even SIGKILL interrupts
 
 	firstBackoff = 100 * time.Millisecond
 	maxBackoff   = 10 * time.Second
@@ -168,58 +169,60 @@ func (r *Reader) run() {
 		if !ok {
 			return
 		}
-		a := ConsentAnswer{PID: req.pid, SegmentID: int(req.segmentID)}
+		var (
+			resp response
+			err  error
+		)
 		switch {
 		case overflow:
-			a.Err = errQueueFull
+			err = errQueueFull
 		case h == nil && time.Now().Before(notTill):
-			a.Err = reason
+			err = reason
 		case h == nil && r.stuck.Load() >= maxStuck:
-			a.Err = errStuck
+			err = errStuck
 		default:
-			if h == nil {
-				h, a.Err = r.start()
+			started := h == nil
+			if started {
+				h, err = r.start()
 			}
-			if a.Err == nil {
-				a.Consent, a.Err = h.ask(req)
+			if err == nil {
+				if resp, err = h.ask(req); err == nil {
+					backoff = 0
+					err = resp.err()
+					break
+				}
+				// A process that is stuck is no fault of the helper: the next question gets a new one at once.
+				started = started && !errors.Is(err, os.ErrDeadlineExceeded)
 			}
-			switch {
-			case h != nil && !h.broken:
-				backoff = 0
-			case h != nil && (h.answered || errors.Is(a.Err, os.ErrDeadlineExceeded)):
-				// It did work, or the process asked about is stuck: a new one at once.
-				r.dismiss(h)
-				h = nil
-			default:
-				r.dismiss(h)
-				h = nil
+			r.dismiss(h)
+			h = nil
+			if started {
 				backoff = min(max(2*backoff, firstBackoff), maxBackoff)
-				notTill, reason = time.Now().Add(backoff), a.Err
+				notTill, reason = time.Now().Add(backoff), err
 			}
 		}
-		if a.Err != nil {
-			a.Err = fmt.Errorf("ask for consent of %d: %w", req.pid, a.Err)
+		if err != nil {
+			err = fmt.Errorf("ask for consent of %d: %w", req.pid, err)
 		}
-		r.answer(a)
+		r.answer(ConsentAnswer{PID: req.pid, SegmentID: int(req.segmentID), Consent: resp.consent, Err: err})
 	}
 }
 
 // helper is one helper process. It owns the socket.
 type helper struct {
-	cmd      *exec.Cmd
-	socket   *os.File
-	answered bool
-	broken   bool
+	cmd    *exec.Cmd
+	socket *os.File
 }
 
+// start starts a helper and waits until it is ready. With an error the helper can be nil or not.
 func (r *Reader) start() (*helper, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("socketpair: %w", err)
 	}
 	theirs := os.NewFile(uintptr(fds[1]), "helper's socket")
-	defer theirs.Close()
 	if err := unix.SetNonblock(fds[0], true); err != nil {
+		theirs.Close()
 		unix.Close(fds[0])
 		return nil, fmt.Errorf("socketpair: %w", err)
 	}
@@ -237,43 +240,50 @@ func (r *Reader) start() (*helper, error) {
 			Pdeathsig: syscall.SIGKILL,
 		},
 	}
-	if err := cmd.Start(); err != nil {
+	err = cmd.Start()
+	theirs.Close() // else its end would not end ours
+	if err != nil {
 		ours.Close()
 		return nil, fmt.Errorf("start helper: %w", err)
 	}
 	pid := int32(cmd.Process.Pid)
 	r.pid.Store(pid)
 	helperPID.Store(pid)
-	return &helper{cmd: cmd, socket: ours}, nil
+	h := &helper{cmd: cmd, socket: ours}
+	if _, err := h.receive(0, startTime); err != nil {
+		return h, fmt.Errorf("start helper: %w", err)
+	}
+	return h, nil
 }
 
-// ask sends one question and waits for its answer.
-func (h *helper) ask(req request) (Consent, error) {
-	h.broken = true
-	if err := h.socket.SetDeadline(time.Now().Add(answerTime)); err != nil {
-		return ConsentUnknown, err
-	}
-	question := req.marshal()
-	if _, err := h.socket.Write(question[:]); err != nil {
-		if errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) {
-			err = errHelper
-		}
-		return ConsentUnknown, err
+// receive waits for the answer about pid.
+func (h *helper) receive(pid int32, limit time.Duration) (response, error) {
+	if err := h.socket.SetReadDeadline(time.Now().Add(limit)); err != nil {
+		return response{}, err
 	}
 	var buf [responseSize + 1]byte
 	n, err := h.socket.Read(buf[:])
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return ConsentUnknown, fmt.Errorf("no answer within %v, helper killed: %w", answerTime, err)
+		return response{}, fmt.Errorf("no answer within %v, helper killed: %w", limit, err)
 	}
 	if err != nil {
-		return ConsentUnknown, errHelper
+		return response{}, errHelper
 	}
 	resp, ok := parseResponse(buf[:n])
-	if !ok || resp.pid != req.pid {
-		return ConsentUnknown, errors.New("helper sent a malformed answer")
+	if !ok || resp.pid != pid {
+		return response{}, errors.New("helper sent a malformed answer")
 	}
-	h.broken, h.answered = false, true
-	return resp.consent, resp.err()
+	return resp, nil
+}
+
+// ask sends one question and waits for its answer. After an error of its own the helper is of no more use.
+func (h *helper) ask(req request) (response, error) {
+	question := req.marshal()
+	// Never waits: one small packet at a time is under way.
+	if _, err := h.socket.Write(question[:]); err != nil {
+		return response{}, errHelper
+	}
+	return h.receive(req.pid, answerTime)
 }
 
 // dismiss kills the helper, if any. It does not wait: a helper in an uninterruptible read ends when that read does.

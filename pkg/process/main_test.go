@@ -134,8 +134,7 @@ func play(role []string) error {
 		answers := make(chan ConsentAnswer, 1)
 		r := NewReader(func(a ConsentAnswer) { answers <- a })
 		defer r.Close()
-		r.Ask(int32(pid), 0x5095, 7)
-		a := <-answers
+		a := ask(r, answers, int32(pid), testKey, 7)
 		ready = fmt.Sprintf("%d %d %t %v", r.PID(), a.Consent, errors.Is(a.Err, os.ErrPermission), a.Err)
 	case "signal": // PID: tells what Open and Signal say
 		pid, err := strconv.Atoi(role[1])
@@ -175,8 +174,7 @@ func bare() error {
 	defer p.Close()
 	answers := make(chan ConsentAnswer, 1)
 	r := NewReader(func(a ConsentAnswer) { answers <- a })
-	r.Ask(p.PID, 0x5095, 7)
-	if a := <-answers; a.Consent != ConsentNotMapped {
+	if a := ask(r, answers, p.PID, testKey, 7); a.Consent != ConsentNotMapped {
 		return fmt.Errorf("consent %v %v", a.Consent, a.Err)
 	}
 	if err := r.Close(); err != nil {

@@ -16,7 +16,7 @@ import (
 )
 
 // statRE is a slow parser of stat, to compare with: name and the other fields, by number in proc(5) less one.
-var statRE = regexp.MustCompile(`(?s)^(\d+) \((.*)\) (\S) (.*)$`)
+var statRE = regexp.MustCompile(`(?s)^(\d+) \((.*)\) (\S) ([^()]*)$`)
 
 func slowStat(t testing.TB, path string) []string {
 	t.Helper()

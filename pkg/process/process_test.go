@@ -134,8 +134,7 @@ func TestRefused(t *testing.T) {
 	}
 
 	r, answers := newTestReader(t)
-	r.Ask(c.pid(), 0x5095, 1)
-	<-answers
+	ask(r, answers, c.pid(), testKey, 1)
 	refused(r.PID(), "helper")
 }
 
@@ -410,6 +409,9 @@ func nobody(t *testing.T) func(*exec.Cmd) {
 }
 
 func TestLookDoesNotAllocate(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector allocates")
+	}
 	p := open(t, actor(t, "pause").pid())
 	if n := testing.AllocsPerRun(100, func() {
 		if _, err := p.Look(); err != nil {

@@ -59,7 +59,8 @@ type Reader struct {
 	reaped sync.WaitGroup
 }
 
-// NewReader starts the reader's goroutine. answer is called on it, once for each question.
+// NewReader starts the reader's goroutine. answer is called on it, once for each question; Close waits for it, so it
+// must not wait for the goroutine that calls Close.
 func NewReader(answer func(ConsentAnswer)) *Reader {
 	return newReader(answer)
 }

@@ -136,6 +136,13 @@ func play(role []string) error {
 		defer r.Close()
 		a := ask(r, answers, int32(pid), testKey, 7)
 		ready = fmt.Sprintf("%d %d %t %v", r.PID(), a.Consent, errors.Is(a.Err, os.ErrPermission), a.Err)
+	case "open": // PID: tells what Open says
+		pid, err := strconv.Atoi(role[1])
+		if err != nil {
+			return err
+		}
+		_, err = Open(int32(pid))
+		ready = fmt.Sprintf("%t %t", err != nil, errors.Is(err, ErrGone))
 	case "signal": // PID: tells what Open and Signal say
 		pid, err := strconv.Atoi(role[1])
 		if err != nil {

@@ -40,7 +40,7 @@ func parseStat(b []byte) (stat, error) {
 		var word []byte
 		word, rest = cutWord(rest)
 		if field == 3 {
-			if len(word) != 1 {
+			if len(word) != 1 || word[0]|0x20 < 'a' || word[0]|0x20 > 'z' {
 				return stat{}, errStat
 			}
 			st.state = word[0]

@@ -105,6 +105,25 @@ func TestConsentWithoutRights(t *testing.T) {
 	}
 }
 
+// A /proc that hides the processes of other users hides them, and does not end them.
+func TestHiddenIsNotGone(t *testing.T) {
+	if nstest.Run(t) {
+		return
+	}
+	asNobody := nobody(t)
+	if err := unix.Mount("proc", "/proc", "proc", unix.MS_REMOUNT, "hidepid=2"); err != nil {
+		t.Fatal(err)
+	}
+	pid := strconv.Itoa(int(actor(t, "pause").pid()))
+	if got := actor(t, "open "+pid, asNobody).ready; got != "true false" {
+		t.Errorf("open: error, gone: %s", got)
+	}
+	got := actor(t, "ask "+pid, asNobody).ready
+	if f := strings.Fields(got); len(f) < 3 || f[1] != fmt.Sprint(uint8(ConsentUnknown)) || !strings.Contains(got, "open /proc/"+pid) {
+		t.Errorf("helper, consent: %s", got)
+	}
+}
+
 func TestHelperStuck(t *testing.T) {
 	r, answers := newTestReader(t, envHelper+"=stuck")
 	c := actor(t, "pause")

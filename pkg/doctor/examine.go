@@ -55,6 +55,12 @@ func rank(s control.Severity) int {
 }
 
 func (r *report) add(id string, s control.Severity, subject, message, advice string, pids []int32, slots []int) {
+	if pids == nil {
+		pids = []int32{} // in JSON an empty list, not null
+	}
+	if slots == nil {
+		slots = []int{}
+	}
 	r.findings = append(r.findings, control.Finding{ID: id, Severity: s, Subject: subject, Message: message, Advice: advice,
 		PIDs: pids, Slots: slots})
 }

@@ -1,0 +1,137 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/checkprocd/checkprocd/pkg/control"
+	"github.com/checkprocd/checkprocd/pkg/process"
+)
+
+func TestMain(m *testing.M) {
+	process.HelperMain()
+	testscript.Main(m, map[string]func(){"checkprocctl": main, "fakeprocd": fakeprocd})
+}
+
+// scenario is what fakeprocd answers.
+type scenario struct {
+	Status   control.Status
+	Targets  []control.Target
+	Findings []control.Finding
+	Reload   control.ReloadResult
+	Faults   []control.Fault
+	Error    string // "busy", "not allowed", or the text of any other; for each method
+}
+
+func (s *scenario) fail() error {
+	switch s.Error {
+	case "":
+		return nil
+	case "busy":
+		return control.ErrBusy
+	case "not allowed":
+		return fmt.Errorf("%w: it takes root", control.ErrNotAllowed)
+	}
+	return errors.New(s.Error)
+}
+
+// handler makes the scenario a control.Handler; each reload leaves a line in the file "reloads".
+type handler struct{ *scenario }
+
+func (h handler) Status(context.Context, control.Caller) (control.Status, error) {
+	return h.scenario.Status, h.fail()
+}
+func (h handler) List(context.Context, control.Caller) ([]control.Target, error) {
+	return h.Targets, h.fail()
+}
+func (h handler) Check(context.Context, control.Caller) ([]control.Finding, error) {
+	return h.Findings, h.fail()
+}
+func (h handler) Reload(context.Context, control.Caller) (control.ReloadResult, error) {
+	if err := os.WriteFile("reloads", []byte("one\n"), 0o644); err != nil {
+		return control.ReloadResult{}, err
+	}
+	if len(h.Faults) > 0 {
+		return control.ReloadResult{}, &control.Rejected{Faults: h.Faults}
+	}
+	return h.scenario.Reload, h.fail()
+}
+
+// fakeprocd SOCKET SCENARIO.json serves until it is interrupted.
+func fakeprocd() {
+	text, err := os.ReadFile(os.Args[2])
+	var s scenario
+	if err == nil {
+		err = json.Unmarshal(text, &s)
+	}
+	var server *control.Server
+	if err == nil {
+		server, err = control.Listen(os.Args[1], control.ServerConfig{OwnUID: uint32(os.Getuid()), Handler: handler{&s}})
+	}
+	if err == nil {
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		defer stop()
+		err = server.Serve(ctx)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+// commands of the scripts: "appears FILE" waits for a file.
+var commands = map[string]func(*testscript.TestScript, bool, []string){
+	"appears": func(ts *testscript.TestScript, neg bool, args []string) {
+		if neg || len(args) != 1 {
+			ts.Fatalf("usage: appears FILE")
+		}
+		for range 3000 {
+			if exists(ts.MkAbs(args[0])) {
+				return
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		ts.Fatalf("%s did not appear", args[0])
+	},
+	// "status N COMMAND…" runs a command that must end with exit status N.
+	"status": func(ts *testscript.TestScript, neg bool, args []string) {
+		if neg || len(args) < 2 {
+			ts.Fatalf("usage: status N COMMAND [ARG…]")
+		}
+		got := "0"
+		var exit interface{ ExitCode() int }
+		if err := ts.Exec(args[1], args[2:]...); errors.As(err, &exit) {
+			got = fmt.Sprint(exit.ExitCode())
+		} else if err != nil {
+			ts.Fatalf("%v", err)
+		}
+		if got != args[0] {
+			ts.Fatalf("exit status %s, want %s", got, args[0])
+		}
+	},
+}
+
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:  "testdata/script",
+		Cmds: commands,
+		Condition: func(cond string) (bool, error) {
+			if cond != "root" {
+				return false, fmt.Errorf("unknown condition %q", cond)
+			}
+			if os.Getuid() != 0 && os.Getenv("CI") == "true" {
+				return false, errors.New("new IPC namespaces need root")
+			}
+			return os.Getuid() == 0, nil
+		},
+	})
+}

@@ -1,0 +1,132 @@
+# make help says what there is.
+
+PREFIX     ?= /usr/local
+sysconfdir ?= /etc
+bindir      = $(PREFIX)/bin
+libdir      = $(PREFIX)/lib
+mandir      = $(PREFIX)/share/man
+datadir     = $(PREFIX)/share
+
+GO       ?= go
+TOOL      = $(GO) tool -modfile=.ci/go.mod
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+BINARIES  = bin/checkprocd bin/checkprocctl
+SOURCES   = go.mod go.sum $(shell find cmd pkg -type f ! -name '*_test.go' ! -path '*/testdata/*')
+FUZZTIME ?= 2000x
+UNITTESTS = $$($(GO) list ./... | grep -v /deploy/e2e$$)
+# Where goroutines, locks and shared memory are.
+RACY      = ./pkg/daemon/... ./pkg/escalate/... ./pkg/control/... ./pkg/systemd/... ./pkg/process/... ./pkg/table/... ./pkg/registry/...
+
+.DELETE_ON_ERROR:
+.PHONY: help
+help: ## this list
+	@sed -n 's/^\([a-z0-9]*\):.*## /  \1\t/p' Makefile | expand -t 14
+
+##  Building and running
+
+.PHONY: build
+build: $(BINARIES) ## bin/checkprocd and bin/checkprocctl
+
+$(BINARIES): bin/%: $(SOURCES)
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-w -X main.version=$(VERSION)' -o $@ ./cmd/$*
+
+.PHONY: run
+run: build ## build, and run the guard in the foreground with its defaults
+	bin/checkprocd
+
+.PHONY: demo
+demo: build ## see the guard at work on a few programs
+	deploy/demo/run.sh
+
+##  Testing
+
+.PHONY: deps
+deps: ## install what the tests need (as root, on Debian)
+	.ci/deps
+
+.PHONY: test
+test: deps unit race fuzz e2e ## everything
+
+.PHONY: unit
+unit: ## unit and integration tests
+	$(GO) test -count=1 $(UNITTESTS)
+
+.PHONY: race
+race: ## the same under the race detector, for packages that share memory
+	$(GO) test -race -count=1 $(RACY)
+
+.PHONY: fuzz
+fuzz: ## each fuzz target, FUZZTIME=2000x executions
+	@grep -rl --include='*_test.go' '^func Fuzz' cmd pkg | xargs -r -n1 dirname | sort -u | while read -r dir; do \
+		for target in $$(grep -rhoP --include='*_test.go' '^func \KFuzz\w+' $$dir); do \
+			echo "fuzz $$dir $$target"; \
+			log=$$($(GO) test -run='^$$' -fuzz="^$$target\$$" -fuzztime=$(FUZZTIME) ./$$dir 2>&1) || { echo "$$log"; exit 1; }; \
+		done || exit 1; \
+	done
+
+.PHONY: e2e
+e2e: build ## end-to-end tests: booted systemd 252 and 257 (root only)
+	$(GO) test -count=1 -timeout=20m ./deploy/e2e
+
+.PHONY: bench
+bench: ## benchmarks
+	$(GO) test -run='^$$' -bench=. -benchmem ./pkg/... ./cmd/...
+
+.PHONY: lint
+lint: ## formatting, vet, staticcheck, rules of the house, the other architecture
+	@test -z "$$(gofmt -l cmd pkg deploy | tee /dev/stderr)"
+	$(GO) vet ./...
+	$(TOOL) staticcheck ./...
+	.ci/house
+	GOARCH=arm64 $(GO) vet ./...
+
+##  Installing
+
+# install -D with the names of this installation filled in
+define fill
+	install -d $(DESTDIR)$(dir $(2))
+	sed 's|@bindir@|$(bindir)|g' $(1) >$(DESTDIR)$(2)
+	chmod 0644 $(DESTDIR)$(2)
+endef
+
+.PHONY: install
+install: build ## install below PREFIX=/usr/local, staged in DESTDIR
+	install -D -t $(DESTDIR)$(bindir) $(BINARIES)
+	$(call fill,deploy/checkprocd.service.in,$(libdir)/systemd/system/checkprocd.service)
+	install -D -m 0644 deploy/checkprocd.sysusers.conf $(DESTDIR)$(libdir)/sysusers.d/checkprocd.conf
+	install -D -m 0644 deploy/checkprocd.tmpfiles.conf $(DESTDIR)$(libdir)/tmpfiles.d/checkprocd.conf
+	install -D -m 0644 deploy/checkprocd.catalog $(DESTDIR)$(libdir)/systemd/catalog/checkprocd.catalog
+	for page in deploy/man/*.[1-8]; do install -D -m 0644 -t $(DESTDIR)$(mandir)/man$${page##*.} $$page; done
+	install -d $(DESTDIR)$(sysconfdir)/checkprocd/conf.d
+	test -e $(DESTDIR)$(sysconfdir)/checkprocd/checkprocd.toml || install -m 0644 deploy/checkprocd.toml $(DESTDIR)$(sysconfdir)/checkprocd
+	install -d $(DESTDIR)$(datadir)/bash-completion/completions $(DESTDIR)$(datadir)/zsh/site-functions $(DESTDIR)$(datadir)/fish/vendor_completions.d
+	for program in $(notdir $(BINARIES)); do \
+		bin/$$program completion bash >$(DESTDIR)$(datadir)/bash-completion/completions/$$program && \
+		bin/$$program completion zsh >$(DESTDIR)$(datadir)/zsh/site-functions/_$$program && \
+		bin/$$program completion fish >$(DESTDIR)$(datadir)/fish/vendor_completions.d/$$program.fish || exit 1; \
+	done
+	@$(MAKE) -s refresh
+
+.PHONY: uninstall
+uninstall: ## remove what install installed, except the configuration
+	if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then systemctl disable --now checkprocd.service || true; fi
+	rm -f $(addprefix $(DESTDIR), $(BINARIES:bin/%=$(bindir)/%) \
+		$(libdir)/systemd/system/checkprocd.service $(libdir)/systemd/catalog/checkprocd.catalog \
+		$(libdir)/sysusers.d/checkprocd.conf $(libdir)/tmpfiles.d/checkprocd.conf \
+		$(foreach page,$(notdir $(wildcard deploy/man/*.[1-8])),$(mandir)/man$(patsubst .%,%,$(suffix $(page)))/$(page)) \
+		$(foreach p,$(notdir $(BINARIES)),$(datadir)/bash-completion/completions/$(p) \
+			$(datadir)/zsh/site-functions/_$(p) $(datadir)/fish/vendor_completions.d/$(p).fish))
+	@$(MAKE) -s refresh
+
+# What systemd has to be told after files came or went; a package does the same after its installation.
+.PHONY: refresh
+refresh:
+	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then \
+		if [ -e $(libdir)/sysusers.d/checkprocd.conf ]; then systemd-sysusers checkprocd.conf && systemd-tmpfiles --create checkprocd.conf; fi; \
+		journalctl --update-catalog; \
+		systemctl daemon-reload; \
+	fi
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf bin

@@ -21,7 +21,7 @@ const self = 9000
 // healthy is a table of ten records with two clients, 100 in slot 0 and 101 in slot 1, both proven.
 func healthy() facts {
 	f := facts{
-		key: 0x5095, semKey: 0x5095, records: 10, hasStat: true, scanned: true, maxSystem: 999,
+		key: 0x5095, semKey: 0x5095, records: 10, hasStat: true, maxSystem: 999,
 		stat:      table.Stat{ID: 7, Key: 0x5095, Size: 720, Mode: 0o666, CPID: 50},
 		attached:  table.Stat{LPID: self, ATime: 1000},
 		after:     table.Stat{LPID: self, ATime: 1000},
@@ -286,7 +286,7 @@ func TestParseShm(t *testing.T) {
          0          x  1666                 72000   300   301      2  1000
 garbage
 `)
-	want := []removedSegment{{id: 5, size: 72000, attached: 2, cpid: 200, uid: 1000}}
+	want := []removedSegment{{id: 5, size: 72000, attached: 2}}
 	if diff := cmp.Diff(want, parseShm(text), cmp.AllowUnexported(removedSegment{})); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}

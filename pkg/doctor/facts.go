@@ -25,7 +25,6 @@ type facts struct {
 
 	processes map[int32]proc // pids of records, and all others that could be looked at
 	mapping   []int32        // processes without a record that map the segment
-	scanned   bool           // all processes were asked for mapping
 	removed   []removedSegment
 	maxSystem uint32            // the highest uid of a system user
 	users     map[uint32]string // names of uids that occur, where they have one
@@ -47,6 +46,4 @@ type removedSegment struct {
 	id       int
 	size     int
 	attached int
-	cpid     int32
-	uid      uint32
 }

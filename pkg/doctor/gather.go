@@ -180,7 +180,6 @@ func (f *facts) ask(ctx context.Context, o Options, segment *table.Segment) {
 	if err != nil {
 		f.limit("mappings of processes", err)
 	}
-	f.scanned = others && err == nil
 	for q, a := range answers {
 		switch {
 		case segment == nil || q.segment != segment.ID():
@@ -221,20 +220,31 @@ func askAll(ctx context.Context, key uint32, questions []question) (map[question
 		cancel() // Close waits for an answer that is being handed over
 		_ = reader.Close()
 	}()
-	for portion := range slices.Chunk(questions, maxQuestions) {
-		for _, q := range portion {
-			reader.Ask(q.pid, key, q.segment)
-		}
-		for range portion {
-			select {
-			case a := <-answers:
-				out[question{a.PID, a.SegmentID}] = a
-			case <-ctx.Done():
-				return out, fmt.Errorf("%d of %d were read within %v", len(out), len(questions), askTime)
+	round := func(questions []question) error {
+		for portion := range slices.Chunk(questions, maxQuestions) {
+			for _, q := range portion {
+				reader.Ask(q.pid, key, q.segment)
+			}
+			for range portion {
+				select {
+				case a := <-answers:
+					out[question{a.PID, a.SegmentID}] = a
+				case <-ctx.Done():
+					return fmt.Errorf("%d of %d were read within %v", len(out), len(questions), askTime)
+				}
 			}
 		}
+		return nil
 	}
-	return out, nil
+	if err := round(questions); err != nil {
+		return out, err
+	}
+	// A busy machine makes an answer late; a missing right stays missing.
+	again := slices.DeleteFunc(slices.Clone(questions), func(q question) bool {
+		a := out[q]
+		return a.Consent != process.ConsentUnknown || denied(a.Err)
+	})
+	return out, round(again)
 }
 
 func (f *facts) nameUsers() {
@@ -260,5 +270,5 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// denied: the table is there and this user may not read it.
+// denied: it is there, and this user may not read it.
 func denied(err error) bool { return errors.Is(err, fs.ErrPermission) }

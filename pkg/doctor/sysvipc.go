@@ -10,27 +10,27 @@ import (
 // shmDest is SHM_DEST of <linux/shm.h> in the column perms.
 const shmDest = 0o1000
 
-// parseShm reads /proc/sysvipc/shm (proc_sysvipc(5)): a head line, then key shmid perms size cpid lpid nattch uid …, and
+// parseShm reads /proc/sysvipc/shm (proc_sysvipc(5)): a head line, then key shmid perms size cpid lpid nattch …, and
 // answers with the segments that are removed and mapped still.
 func parseShm(text []byte) []removedSegment {
 	var out []removedSegment
 	for line := range bytes.Lines(text) {
 		f := strings.Fields(string(line))
-		if len(f) < 8 || f[0] != "0" {
+		if len(f) < 7 || f[0] != "0" {
 			continue
 		}
 		perms, err := strconv.ParseUint(f[2], 8, 32)
 		if err != nil || perms&shmDest == 0 {
 			continue
 		}
-		var n [8]int
-		for _, i := range []int{1, 3, 4, 6, 7} {
+		var n [7]int
+		for _, i := range []int{1, 3, 6} {
 			if n[i], err = strconv.Atoi(f[i]); err != nil {
 				break
 			}
 		}
 		if err == nil && n[6] > 0 {
-			out = append(out, removedSegment{id: n[1], size: n[3], cpid: int32(n[4]), attached: n[6], uid: uint32(n[7])})
+			out = append(out, removedSegment{id: n[1], size: n[3], attached: n[6]})
 		}
 	}
 	return out

@@ -139,7 +139,7 @@ func (g *Guard) releaseBraked() {
 		}
 		b.next = attn + brakePace
 	}
-	for len(b.queue) > 0 {
+	for len(b.queue) > 0 && attn >= g.judgeFrom {
 		ix, ok := g.byID[b.queue[0]]
 		if ok && attn-g.targets[ix].brakedSince < brakeMax {
 			b.next = min(b.next, g.targets[ix].brakedSince+brakeMax)

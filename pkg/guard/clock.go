@@ -5,7 +5,10 @@ import "time"
 const (
 	// attentionStep is the longest stretch that the daemon sleeps, whether or
 	// not a scan is due: what was not looked at in time does not count.
-	attentionStep = time.Second
+	// A stop of the whole host that begins and ends within one sleep is not seen
+	// at all: step and slack together stay below marginMin, so that it alone
+	// never makes anybody late.
+	attentionStep = 500 * time.Millisecond
 	// attentionSlack is how late a wake may be and still count in full. A busy
 	// host wakes a thread some tens of milliseconds late.
 	attentionSlack = 250 * time.Millisecond

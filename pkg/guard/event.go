@@ -76,8 +76,7 @@ func (n *noise) allow(now time.Duration) bool {
 
 // emit adds an event to the decisions of this step.
 func (g *Guard) emit(e *Event) {
-	switch e.Name {
-	case EvRefused, EvForeign, EvChanged, EvUnguarded, EvIgnored:
+	if g.provocable(e) {
 		if !g.noise.allow(g.clock.attn) {
 			return
 		}
@@ -87,6 +86,18 @@ func (g *Guard) emit(e *Event) {
 		}
 	}
 	g.decisions = append(g.decisions, e)
+}
+
+// provocable says whether a writer of the table can provoke an event at will.
+func (g *Guard) provocable(e *Event) bool {
+	switch e.Name {
+	case EvRefused, EvForeign, EvChanged, EvUnguarded, EvIgnored:
+		return true
+	case EvLate, EvRecovered, EvHeld, EvReleased:
+		ix, ok := g.byID[e.Target]
+		return ok && g.targets[ix].consent != ConsentProven
+	}
+	return false
 }
 
 // about is an event about a target, with its facts filled in.

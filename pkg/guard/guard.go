@@ -76,11 +76,12 @@ func New(cfg *config.Config) *Guard {
 func (g *Guard) SetConfig(cfg *config.Config) {
 	g.cfg = cfg
 	for ix := range g.targets {
-		if g.targets[ix].used && g.targets[ix].latched > 0 {
+		if t := &g.targets[ix]; t.used && t.timeout != notLatched {
+			before := t.policy.Action
 			g.applyPolicy(int32(ix))
 			g.setPatience(int32(ix))
-			if t := &g.targets[ix]; t.state == Reported {
-				g.due[ix] = g.clock.attn // what was only reported may be acted on now, and the reverse
+			if t.state == Reported && t.policy.Action != before {
+				g.due[ix] = g.clock.attn // judged anew
 			}
 		}
 	}
@@ -94,8 +95,9 @@ func (g *Guard) decide(d Decision) { g.decisions = append(g.decisions, d) }
 // the slice is valid until then.
 func (g *Guard) Step(now time.Duration, observations ...Observation) []Decision {
 	g.decisions = g.decisions[:0]
-	if missed := g.clock.advance(now); missed > gapMin {
-		g.gap(missed)
+	before := g.clock.attn
+	if missed := g.clock.advance(now); missed > 0 {
+		g.stalled(missed, g.clock.attn-before)
 	}
 	for _, o := range observations {
 		o.apply(g)
@@ -191,11 +193,18 @@ func (g *Guard) plan() {
 	g.clock.plan = max(wake, g.clock.last)
 }
 
-// gap takes in that the daemon missed a stretch.
-func (g *Guard) gap(missed time.Duration) {
+// stalled takes in a late wake: missed of the stretch since the last one does
+// not count, counted does. Nobody knows when in that stretch the clients stood
+// still as well, so each silence under way is given what was counted; a gap
+// restarts it. All this, and the grace after a gap, has a limit for each silence,
+// or a host that always stalls would blind the guard: one restart, and once that
+// and the rest have added up to the timeout, no more.
+func (g *Guard) stalled(missed, counted time.Duration) {
+	gap := missed > gapMin
 	attn := g.clock.attn
-	g.judgeFrom = attn + gapGrace
-	g.gapCount++
+	if gap {
+		g.judgeFrom = attn + gapGrace
+	}
 	again, kept := 0, 0
 	for ix := range g.targets {
 		t := &g.targets[ix]
@@ -207,11 +216,17 @@ func (g *Guard) gap(missed time.Duration) {
 		default:
 			continue
 		}
-		if t.gapSpent {
-			kept++
-		} else {
+		switch {
+		case gap && !t.gapSpent:
+			t.given += attn - t.since
 			t.since, t.gapSpent = attn, true
 			again++
+		case t.given < t.limit:
+			t.given += counted
+			t.since += counted
+			kept++
+		default:
+			kept++
 		}
 		if t.state == Rereading || t.state == Late {
 			g.forgetLate(t.id)
@@ -219,9 +234,18 @@ func (g *Guard) gap(missed time.Duration) {
 			t.state = Guarded
 		}
 		if t.state == Guarded && t.limit > 0 {
-			g.due[ix] = max(t.since+t.patience, g.judgeFrom)
+			g.due[ix] = t.since + t.patience
 		}
 	}
+	if gap {
+		g.reportGap(missed, again, kept)
+	}
+}
+
+// reportGap reports a gap, and gaps that repeat.
+func (g *Guard) reportGap(missed time.Duration, again, kept int) {
+	g.gapCount++
+	attn := g.clock.attn
 	if g.brake.on {
 		g.brake.next = max(g.brake.next, g.judgeFrom)
 	}

@@ -11,14 +11,18 @@ import (
 func (g *Guard) wake(ix int32) {
 	t := &g.targets[ix]
 	attn := g.clock.attn
+	if t.opening {
+		g.due[ix] = attn + reopenWait
+		return
+	}
 	switch t.state {
 	case Guarded, Reported:
-		if attn < g.judgeFrom { // just after a gap
+		if attn < g.judgeFrom && t.given < t.limit { // just after a gap
 			g.due[ix] = g.judgeFrom
 			return
 		}
-		if t.limit <= 0 || t.slots == 0 {
-			g.due[ix] = never
+		if t.limit <= 0 || t.since+t.patience > attn { // a longer timeout was taken
+			g.settleState(ix)
 			return
 		}
 		g.due[ix] = never
@@ -27,7 +31,12 @@ func (g *Guard) wake(ix int32) {
 			t.rereads++
 			g.decide(ReadAgain{t.id, tb.id, i})
 		})
-	case Late: // an answer did not come in time
+	case Late: // an answer did not come in time, or without a state
+		if t.awaitLook && attn-t.lateAt < lookWait {
+			g.due[ix] = attn + lookAgain
+			g.decide(LookAt{t.id})
+			return
+		}
 		t.awaitLook, t.awaitAsk = false, false
 		g.judge(ix)
 	case Held:
@@ -73,6 +82,7 @@ func (g *Guard) becomeLate(ix int32) {
 	t.awaitLook, t.awaitAsk = true, true
 	t.look = Looked{}
 	g.due[ix] = g.clock.attn + answerWait
+	g.forgetLate(t.id)
 	g.overdue = append(g.overdue, overdue{g.clock.attn, t.id})
 	if !again {
 		e := g.about(ix, EvLate, LevelNotice, "silent")
@@ -91,6 +101,9 @@ func (o Looked) apply(g *Guard) {
 	t := &g.targets[ix]
 	if !t.awaitLook || o.Vanished {
 		return // its exit notice is on the way
+	}
+	if t.look.Problem = o.Problem; o.Problem != "" {
+		return // without its state nobody knows what excuses it: asked again
 	}
 	t.awaitLook = false
 	t.look = o
@@ -132,27 +145,21 @@ func (g *Guard) judge(ix int32) {
 		g.hold(ix, why)
 		return
 	}
-	if t.consent != ConsentProven {
-		g.forgetLate(t.id)
-		t.state, t.verdict = Reported, "unverified"
-		t.complaint = ""
-		g.complain(ix, "")
-		g.due[ix] = never
-		g.askLater(ix)
+	if g.standDown(ix) {
 		return
 	}
 	t.verdict = "hung"
 	evidence := fmt.Sprintf("state %c", printable(t.look.State))
+	if t.look.Problem != "" {
+		evidence = "its state could not be read: " + t.look.Problem
+	}
 	if !t.beaten {
 		evidence += ", never beat: its timeout is the longest time it may run"
 	}
 	e := g.about(ix, EvCondemned, LevelWarning, evidence)
 	story := fmt.Sprintf("%s silent for %s (timeout %s), %s: hung", t.describe(), seconds(e.Silence), seconds(t.limit), evidence)
 	if why := g.onlyReport(ix); why != "" {
-		e.Name = EvWouldCondemn
-		e.Message = story + "; not acting: " + why
-		t.state, g.due[ix] = Reported, never
-		g.emit(e)
+		g.onlySay(ix, e, story, why)
 		return
 	}
 	e.Message = story + "; ending it"
@@ -160,6 +167,34 @@ func (g *Guard) judge(ix int32) {
 	g.emit(e)
 	t.state, t.brakedSince, g.due[ix] = Braked, g.clock.attn, never
 	g.condemned = append(g.condemned, t.id)
+}
+
+// standDown settles a late target that is not to be ended after all, and says
+// whether that is so.
+func (g *Guard) standDown(ix int32) bool {
+	t := &g.targets[ix]
+	switch {
+	case t.limit <= 0 || t.since+t.patience > g.clock.attn: // a longer timeout was taken
+		g.forgetLate(t.id)
+		g.settleState(ix)
+	case t.consent != ConsentProven:
+		g.forgetLate(t.id)
+		t.state, t.verdict, g.due[ix] = Reported, "unverified", never
+		t.complaint = ""
+		g.complain(ix, "")
+		g.askLater(ix)
+	default:
+		return false
+	}
+	return true
+}
+
+// onlySay reports a hung target instead of ending it.
+func (g *Guard) onlySay(ix int32, e *Event, story, why string) {
+	e.Name = EvWouldCondemn
+	e.Message = story + "; not acting: " + why
+	g.targets[ix].state, g.due[ix] = Reported, never
+	g.emit(e)
 }
 
 // onlyReport says why a condemned target is not acted on, "" if it is.
@@ -195,6 +230,9 @@ func (g *Guard) hold(ix int32, why string) {
 func (g *Guard) stillHeld(ix int32) {
 	t := &g.targets[ix]
 	why := t.look.excuse()
+	if why == "tracer" && t.verdict != why {
+		t.heldSince = g.clock.attn // before, something else excused it
+	}
 	if why == "tracer" && g.clock.attn-t.heldSince >= tracerMax {
 		why = ""
 	}
@@ -212,16 +250,28 @@ func (g *Guard) stillHeld(ix int32) {
 	}
 	e := g.about(ix, EvReleased, LevelInfo, t.verdict)
 	e.Message = fmt.Sprintf("%s is no longer %s: its silence begins anew", t.describe(), t.verdict)
-	t.since, t.gapSpent = g.clock.attn, false
+	t.beat(g.clock.attn)
 	g.emit(e)
 	g.settleState(ix)
 }
 
-// begin starts the ladder of a condemned target.
+// begin starts the ladder of a condemned target. The brake may have held it for
+// long: what it was condemned on is looked at again.
 func (g *Guard) begin(ix int32) {
 	t := &g.targets[ix]
+	if !t.opening && g.standDown(ix) {
+		return
+	}
+	if why := g.onlyReport(ix); why != "" {
+		e := g.about(ix, EvWouldCondemn, LevelWarning, "held by the brake")
+		g.onlySay(ix, e, fmt.Sprintf("%s silent for %s (timeout %s): hung", t.describe(), seconds(e.Silence), seconds(t.limit)), why)
+		return
+	}
 	t.state, g.due[ix] = Ladder, never
 	t.step, t.sent, t.killedBy = 0, false, ""
+	if t.opening {
+		return // it goes on as a ladder that was under way at the restart
+	}
 	g.startLadder(ix, BeginLadder{})
 }
 
@@ -277,15 +327,29 @@ func (o LadderReport) apply(g *Guard) {
 		g.unkillables++
 		g.emit(e)
 	case LadderFailed:
-		t.state, t.verdict = Reported, "unverified"
+		g.offLadder(ix, "unverified", g.clock.attn+failedWait)
 		e := g.about(ix, EvRefused, LevelError, o.Reason)
 		e.Message = fmt.Sprintf("%s could not be signalled: %s; trying again in %s", t.describe(), o.Reason, seconds(failedWait))
-		g.due[ix] = g.clock.attn + failedWait
 		g.emit(e)
-	case LadderGone, LadderCancelled:
-		// The exit notice tells the rest; a cancelled ladder goes on from the
-		// registry.
+	case LadderCancelled:
+		// The daemon ends, and it goes on from the registry; or it lost the
+		// right to act, and should that come back, all begins anew.
+		if !g.acting {
+			g.offLadder(ix, "hung", never)
+		}
+	case LadderGone:
+		// The exit notice tells the rest.
 	}
+}
+
+// offLadder takes a target off its ladder; it is judged anew at due.
+func (g *Guard) offLadder(ix int32, verdict string, due time.Duration) {
+	t := &g.targets[ix]
+	if t.slots == 0 {
+		g.wiped(ix)
+		return
+	}
+	t.state, t.verdict, g.due[ix] = Reported, verdict, due
 }
 
 func printable(b byte) byte {

@@ -13,8 +13,10 @@ func (Resumed) apply(g *Guard) {
 			continue
 		}
 		if t.state == Ended {
-			// Only the look at its zombie was left; a record not cleared yet is
-			// cleared once it has stood still.
+			// A record not cleared yet is cleared once it has stood still.
+			if t.killedBy != "" && !t.said {
+				g.lastWords(int32(ix)) // its ladder's were lost
+			}
 			g.release(int32(ix))
 			continue
 		}
@@ -44,8 +46,12 @@ func (g *Guard) reopenDue() {
 // went.
 func (g *Guard) reidentified(ix int32, o Identified) {
 	t := &g.targets[ix]
+	if !t.opening {
+		return // answered before
+	}
 	switch o.Sight {
 	case SightGone:
+		t.opening = false
 		g.ended(ix, "")
 		return
 	case SightError:
@@ -59,10 +65,11 @@ func (g *Guard) reidentified(ix int32, o Identified) {
 	// process, and what was proven of it stands. Without it, pid and start time
 	// may be those of a successor: its consent is asked anew before any signal.
 	sure := o.Facts.Inode != 0 && o.Facts.Inode == t.facts.Inode
-	t.facts = o.Facts
+	t.facts, t.opening = o.Facts, false
 	if !sure {
 		t.consent = ConsentUnknown
 	}
+	g.applyPolicy(ix)
 	if t.state == Ladder {
 		if sure {
 			g.resumeLadder(ix)
@@ -72,10 +79,10 @@ func (g *Guard) reidentified(ix int32, o Identified) {
 		}
 		return
 	}
-	if !sure || t.consent != ConsentProven {
+	g.setPatience(ix)
+	if t.consent != ConsentProven {
 		g.ask(ix)
 	}
-	g.applyPolicy(ix)
 }
 
 // resumeLadder goes on with a ladder that was under way when the daemon ended.
@@ -84,8 +91,8 @@ func (g *Guard) resumeLadder(ix int32) {
 	t.resume = false
 	if t.consent != ConsentProven || !g.acting {
 		// Judged anew, with all that belongs to it.
-		t.state, t.killedBy, t.sent, t.step = Reported, "", false, 0
-		g.due[ix] = g.clock.attn
+		t.killedBy, t.sent, t.step = "", false, 0
+		g.offLadder(ix, "hung", g.clock.attn)
 		return
 	}
 	d := BeginLadder{}

@@ -22,6 +22,8 @@ const (
 type rhythm struct {
 	last   Attachment
 	begun  bool
+	fresh  bool                        // last is not judged yet: its record may come with the next scan
+	at     time.Duration               // when last was seen
 	passes [rhythmPasses]time.Duration // attention times, oldest first
 	n      int
 	comm   string
@@ -32,22 +34,44 @@ type rhythm struct {
 
 func (o Attachment) apply(g *Guard) {
 	r := &g.rhythm
+	if tb := g.table(o.Table); tb == nil || tb.removed {
+		return // a removed table is not attached by anybody any more
+	}
 	if !r.begun || r.last.Table != o.Table {
 		*r = rhythm{last: o, begun: true}
 		return
 	}
-	if o.ATime == r.last.ATime {
-		return
+	if r.fresh {
+		r.fresh = false
+		if !g.isClient(r.last.LastPID) {
+			g.pass(r.last, r.at)
+		}
 	}
-	r.last = o
-	if _, client := g.byPID[o.LastPID]; client {
-		return
+	if o.ATime != r.last.ATime {
+		r.last, r.fresh, r.at = o, true, g.clock.attn
 	}
-	attn := g.clock.attn
+}
+
+// isClient says whether a pid has or had a record lately.
+func (g *Guard) isClient(pid int32) bool {
+	if _, ok := g.byPID[pid]; ok {
+		return true
+	}
+	for ix := range g.targets { // ended ones too
+		if t := &g.targets[ix]; t.used && t.pid == pid {
+			return true
+		}
+	}
+	return false
+}
+
+// pass takes in an attach at the attention time at that brought no record.
+func (g *Guard) pass(o Attachment, at time.Duration) {
+	r := &g.rhythm
 	if r.n > 0 {
 		// A new client attaches at any time, and its attach may hide a pass:
 		// only attaches that do not fit begin the count anew.
-		if period := r.period(); period > 0 && absDuration(attn-r.passes[r.n-1]-period) > rhythmSlack {
+		if period := r.period(); period > 0 && absDuration(at-r.passes[r.n-1]-period) > rhythmSlack {
 			r.n = 0
 		}
 	}
@@ -55,18 +79,18 @@ func (o Attachment) apply(g *Guard) {
 		copy(r.passes[:], r.passes[1:])
 		r.n--
 	}
-	r.passes[r.n] = attn
+	r.passes[r.n] = at
 	r.n++
 	r.pid = o.LastPID
 	if o.Comm != "" {
 		r.comm = o.Comm
 	}
-	if r.n < rhythmPasses || attn < r.quiet {
+	if r.n < rhythmPasses || at < r.quiet {
 		return
 	}
 	if r.comm == "" && r.tries < rhythmTries {
 		r.tries++
-		g.decide(CatchOldGuard{o.Table, g.clock.monoAt(attn + r.period())})
+		g.decide(CatchOldGuard{o.Table, g.clock.monoAt(at + r.period())})
 		return
 	}
 	g.oldGuard()
@@ -101,7 +125,7 @@ func (g *Guard) oldGuard() {
 	}
 	g.emit(e)
 	r.quiet = g.clock.attn + rhythmQuiet
-	r.tries, r.n = 0, 0
+	r.tries = 0
 }
 
 func absDuration(d time.Duration) time.Duration {
@@ -109,4 +133,14 @@ func absDuration(d time.Duration) time.Duration {
 		return -d
 	}
 	return d
+}
+
+// OldGuard is the old guard that was reported last, while it goes on; a period
+// of 0 says that there is none.
+func (g *Guard) OldGuard() (pid int32, comm string, period time.Duration) {
+	r := &g.rhythm
+	if r.quiet == 0 || r.n < 2 {
+		return 0, "", 0
+	}
+	return r.pid, r.comm, r.period()
 }

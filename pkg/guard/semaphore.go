@@ -26,25 +26,31 @@ func (o Semaphore) apply(g *Guard) {
 		return
 	}
 	w.last = o
-	if w.said || g.clock.attn-w.since < semStuck {
+	held := g.clock.attn - w.since
+	if held < semStuck {
+		return
+	}
+	repair := o.OTime == 0 && g.acting && o.Repairable
+	if repair {
+		g.decide(RepairSemaphore{o.ID})
+		w.since = g.clock.attn // should it not help: again
+	}
+	if w.said {
 		return
 	}
 	w.said = true
-	e := &Event{Name: EvSemaphore, Level: LevelError, PID: o.LastPID, Slot: -1, Silence: g.clock.attn - w.since}
+	e := &Event{Name: EvSemaphore, Level: LevelError, PID: o.LastPID, Slot: -1, Silence: held}
 	switch {
-	case o.OTime == 0 && g.acting && o.Repairable:
+	case repair:
 		e.Level, e.Reason = LevelWarning, "never initialised"
 		e.Message = fmt.Sprintf("semaphore %d was never initialised (its creator died before it set it) and %d clients wait for it: set to 1", o.ID, o.Waiters)
-		g.decide(RepairSemaphore{o.ID})
-		w.said = false // should it not help, it is seen and said again
-		w.since = g.clock.attn
 	case o.OTime == 0:
 		e.Reason = "never initialised"
 		e.Message = fmt.Sprintf("semaphore %d was never initialised and %d clients wait for it: they hang before they are guarded; not repairing: not acting here or no right to", o.ID, o.Waiters)
 	default:
 		e.Reason = "held"
 		e.Message = fmt.Sprintf("semaphore %d is held by %s for %s, %d clients wait for it and hang before they are guarded: look why that process is stopped, and let it go on or end it",
-			o.ID, who(o.LastPID, o.LastComm), seconds(g.clock.attn-w.since), o.Waiters)
+			o.ID, who(o.LastPID, o.LastComm), seconds(held), o.Waiters)
 	}
 	g.emit(e)
 }

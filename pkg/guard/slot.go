@@ -110,8 +110,11 @@ func (o *Scan) apply(g *Guard) {
 			if s := &tb.slots[i]; s.phase == slotLatched {
 				if t := &g.targets[s.owner]; t.state == Guarded {
 					p.Token = r.Token
-					t.since, t.gapSpent, t.beaten = attn, false, true
-					g.due[s.owner] = attn + t.patience
+					t.beat(attn)
+					t.beaten = true
+					if t.limit > 0 {
+						g.due[s.owner] = attn + t.patience
+					}
 					continue
 				}
 			}
@@ -232,9 +235,14 @@ func (g *Guard) lostBeat(tb *tableState, i int32) {
 		return
 	}
 	s.said |= saidLostBeat
-	if s.former >= 0 && g.targets[s.former].state == Wiped {
-		g.unguarded(s.former, "it goes on beating into its wiped record")
-		return
+	if s.former >= 0 {
+		switch g.targets[s.former].state {
+		case Wiped:
+			g.unguarded(s.former, "it goes on beating into its wiped record")
+			return
+		case Unguarded: // said before
+			return
+		}
 	}
 	e := g.aboutSlot(tb, i, EvUnguarded, LevelWarning, "a heartbeat moves in a record with pid 0")
 	e.Message = fmt.Sprintf("slot %d has pid 0 but its heartbeat moves: a live client lost its record and is not guarded; restart that program", i)
@@ -245,7 +253,8 @@ func (g *Guard) lostBeat(tb *tableState, i int32) {
 // longer timeout is taken.
 func (g *Guard) relatch(tb *tableState, i int32) {
 	s, r := &tb.slots[i], &tb.prev[i]
-	if r.Name != s.name && s.said&saidName == 0 {
+	// Clients leave garbage behind the NUL.
+	if r.Name != s.name && s.said&saidName == 0 && table.CleanName(&r.Name) != table.CleanName(&s.name) {
 		s.said |= saidName
 		e := g.about(s.owner, EvChanged, LevelWarning, "name changed")
 		e.Slot, e.Table = i, tb.id
@@ -261,14 +270,14 @@ func (g *Guard) relatch(tb *tableState, i int32) {
 		e.Slot, e.Table = i, tb.id
 		e.Message = fmt.Sprintf("%s: timeout raised from %ds to %ds; taking it", who(e.PID, e.Process), s.timeout, r.Timeout)
 		s.timeout = r.Timeout
-		t.timeout = max(t.timeout, r.Timeout)
+		t.lengthen(r.Timeout)
 		g.setPatience(s.owner)
 		g.emit(e)
 		return
 	}
 	if s.said&saidTimeout == 0 {
 		s.said |= saidTimeout
-		e := g.about(s.owner, EvChanged, LevelWarning, "timeout lowered")
+		e := g.about(s.owner, EvChanged, LevelWarning, "timeout changed")
 		e.Slot, e.Table = i, tb.id
 		e.Message = fmt.Sprintf("%s: its record now says timeout %ds; keeping %ds", who(e.PID, e.Process), r.Timeout, s.timeout)
 		g.emit(e)
@@ -333,11 +342,14 @@ func (g *Guard) latch(tb *tableState, i int32) {
 		t.table, t.slot = tb.id, i
 	}
 	t.latched++
-	if t.latched == 1 {
+	if t.timeout == notLatched {
+		// For the life of the process: a writer of the table could otherwise
+		// wipe the record and register it anew, with a name that a stricter
+		// rule matches, or a shorter timeout.
 		t.name = r.Name
 		g.applyPolicy(s.owner)
 	}
-	t.timeout = max(t.timeout, r.Timeout)
+	t.lengthen(r.Timeout)
 	g.setPatience(s.owner)
 	if t.limit <= 0 && s.said&saidIgnored == 0 {
 		s.said |= saidIgnored
@@ -346,6 +358,16 @@ func (g *Guard) latch(tb *tableState, i int32) {
 		g.emit(e)
 	}
 	g.announce(s.owner)
+}
+
+// lengthen takes a timeout in seconds; the longest holds, and <= 0, which is
+// never late, is longer than all.
+func (t *target) lengthen(timeout int32) {
+	if timeout <= 0 || t.timeout == 0 {
+		t.timeout = 0
+		return
+	}
+	t.timeout = max(t.timeout, timeout)
 }
 
 // orphanFound takes in that the pid of a record is nobody here.
@@ -373,17 +395,12 @@ func (g *Guard) listWaiting(tb *tableState, i int32) {
 	tb.forming = append(tb.forming, i)
 }
 
-// clear asks to wipe the pid of a record, if this guard acts.
+// clear asks to wipe the pid of a record, if this guard acts. Else somebody
+// else does, and it is seen; should we come to act, it is an orphan once its
+// target is released.
 func (g *Guard) clear(tb *tableState, i int32) {
 	if g.acting {
 		g.decide(Clear{tb.id, i, tb.prev[i].PID})
-		return
-	}
-	// Somebody else acts: he clears it. Should we come to act, it is an orphan.
-	s := &tb.slots[i]
-	if s.phase != slotOrphan {
-		s.phase, s.owner, s.since = slotOrphan, -1, g.clock.attn
-		g.listWaiting(tb, i)
 	}
 }
 
@@ -452,11 +469,11 @@ func (g *Guard) checkFull(tb *tableState) {
 	g.emit(e)
 }
 
-// live counts the records that belong to a target that has not ended.
+// live counts the records that belong to a target, or may come to.
 func (tb *tableState) live() int {
 	n := 0
 	for i := range tb.slots {
-		if s := &tb.slots[i]; s.owner >= 0 || (s.phase == slotForming && tb.prev[i].PID != 0) || s.phase == slotForeign {
+		if s := &tb.slots[i]; s.owner >= 0 || s.phase == slotForming || s.phase == slotRetry {
 			n++
 		}
 	}

@@ -16,6 +16,13 @@ const StateVersion = 1
 // maxSlots bounds what a damaged state can make Restore allocate.
 const maxSlots = 1 << 20
 
+// maxTime bounds all times of a saved state: no host is up for a century. Sums
+// of two do not overflow. scanMax is the longest interval between two scans.
+const (
+	maxTime = 100 * 365 * 24 * time.Hour
+	scanMax = 10 * time.Second
+)
+
 var errState = errors.New("saved state is damaged")
 
 // Save appends the state to buf: all that a restart must not lose. It is read
@@ -94,6 +101,7 @@ func (t *target) save(w *writer, due time.Duration) {
 	w.u32(uint32(t.table))
 	w.u32(uint32(t.slot))
 	w.dur(t.since)
+	w.dur(t.given)
 	w.flag(t.gapSpent)
 	w.flag(t.beaten)
 	w.flag(t.known)
@@ -107,6 +115,7 @@ func (t *target) save(w *writer, due time.Duration) {
 	w.u32(uint32(t.step))
 	w.flag(t.sent)
 	w.dur(t.sentMono)
+	w.flag(t.said)
 	w.dur(due)
 }
 
@@ -151,12 +160,14 @@ func (tb *tableState) save(w *writer) {
 func Restore(cfg *config.Config, state []byte) (*Guard, error) {
 	g := New(cfg)
 	r := reader{b: state}
-	g.clock = clock{last: r.dur(), plan: r.dur(), attn: r.dur(), started: true}
-	g.nextScan = r.dur()
+	g.clock = clock{last: r.upTo(maxTime), plan: r.upTo(maxTime), started: true}
+	g.clock.attn = r.upTo(g.clock.last)
+	g.nextScan = r.upTo(g.clock.last + scanMax)
 	g.nextID = TargetID(r.u64())
-	g.judgeFrom = r.dur()
+	attn := g.clock.attn
+	g.judgeFrom = r.upTo(attn + gapGrace)
 	for n := r.count(1 << 10); n > 0; n-- {
-		g.gaps = append(g.gaps, r.dur())
+		g.gaps = append(g.gaps, r.upTo(attn))
 	}
 	for _, c := range g.counters() {
 		*c = r.u64()
@@ -177,9 +188,10 @@ func Restore(cfg *config.Config, state []byte) (*Guard, error) {
 		if ix >= all || g.targets[ix].used {
 			return nil, errState
 		}
-		g.targets[ix].restore(&r, &g.due[ix])
+		g.targets[ix].restore(&r, attn)
+		g.due[ix] = r.upTo(never)
 		t := &g.targets[ix]
-		if r.bad || t.id == 0 || t.id > g.nextID || t.state >= numStates || t.consent > ConsentOtherNamespace || t.pid <= 1 || t.step < 0 {
+		if r.bad || t.id == 0 || t.id > g.nextID || t.state >= numStates || t.consent > ConsentOtherNamespace || t.pid <= 1 || t.step < 0 || t.timeout < notLatched {
 			return nil, errState
 		}
 		if _, twice := g.byID[t.id]; twice {
@@ -205,16 +217,16 @@ func Restore(cfg *config.Config, state []byte) (*Guard, error) {
 	}
 	b := &g.brake
 	b.on = r.flag()
-	b.since, b.next = r.dur(), r.dur()
+	b.since, b.next = r.upTo(attn), r.upTo(attn+brakeHold)
 	b.rate, b.held, b.spared, b.released = int(r.u32()), int(r.u32()), int(r.u32()), int(r.u32())
 	for n := r.count(maxSlots); n > 0 && !r.bad; n-- {
 		b.queue = append(b.queue, TargetID(r.u64()))
 	}
 	for n := r.count(maxSlots); n > 0 && !r.bad; n-- {
-		g.overdue = append(g.overdue, overdue{r.dur(), TargetID(r.u64())})
+		g.overdue = append(g.overdue, overdue{r.upTo(attn), TargetID(r.u64())})
 	}
 	for n := r.count(maxSlots); n > 0 && !r.bad; n-- {
-		x := restore{at: r.dur(), unit: r.str(), pid: int32(r.u32()), tries: int(r.u32()), under: r.flag()}
+		x := restore{at: r.upTo(never), unit: r.str(), pid: int32(r.u32()), tries: int(r.u32()), under: r.flag()}
 		if x.under { // the answer was lost with the daemon: ask again
 			x.under, x.at = false, g.clock.attn
 		}
@@ -240,6 +252,7 @@ func (g *Guard) afterRestore(ix int32) {
 	due := g.due[ix]
 	g.applyPolicy(ix)
 	t.backoff = retryMin
+	t.opening = t.state != Ended
 	state := t.state
 	g.setPatience(ix)
 	g.due[ix] = due
@@ -254,7 +267,7 @@ func (g *Guard) afterRestore(ix int32) {
 	}
 }
 
-func (t *target) restore(r *reader, due *time.Duration) {
+func (t *target) restore(r *reader, attn time.Duration) {
 	*t = target{
 		used: true,
 		id:   TargetID(r.u64()), pid: int32(r.u32()),
@@ -264,16 +277,16 @@ func (t *target) restore(r *reader, due *time.Duration) {
 	r.raw(t.name[:])
 	t.timeout = int32(r.u32())
 	t.table, t.slot = TableID(r.u32()), int32(r.u32())
-	t.since = r.dur()
+	t.since, t.given = r.upTo(attn), r.upTo(maxTime)
 	t.gapSpent, t.beaten, t.known = r.flag(), r.flag(), r.flag()
 	t.consent = Consent(r.u8())
 	t.complaint = r.str()
-	t.lateAt = r.dur()
+	t.lateAt = r.upTo(attn)
 	t.verdict = r.str()
-	t.heldSince, t.brakedSince = r.dur(), r.dur()
+	t.heldSince, t.brakedSince = r.upTo(attn), r.upTo(attn)
 	t.killedBy = r.str()
-	t.step, t.sent, t.sentMono = int32(r.u32()), r.flag(), r.dur()
-	*due = r.dur()
+	t.step, t.sent, t.sentMono = int32(r.u32()), r.flag(), r.upTo(maxTime)
+	t.said = r.flag()
 }
 
 func (g *Guard) restoreTable(r *reader) error {
@@ -296,7 +309,7 @@ func (g *Guard) restoreTable(r *reader) error {
 		p.Timeout = int32(r.u32())
 		p.Token = int64(r.u64())
 		*s = slot{owner: int32(r.u32()), former: int32(r.u32()), phase: slotPhase(r.u8()), said: r.u8(), moves: r.u8(),
-			timeout: int32(r.u32()), agreed: r.u64(), since: r.dur(), backoff: r.dur()}
+			timeout: int32(r.u32()), agreed: r.u64(), since: r.upTo(g.clock.attn + retryMax), backoff: r.upTo(retryMax)}
 		r.raw(s.name[:])
 		if !g.ownerOK(s.owner) || !g.ownerOK(s.former) || s.phase > slotRetry || (p.PID != 0) != (s.phase != slotEmpty) {
 			return errState
@@ -361,10 +374,20 @@ func (g *Guard) consistent() error {
 			}
 		}
 	}
+	held := map[TargetID]bool{}
 	for _, id := range g.brake.queue {
-		if ix, ok := g.byID[id]; !ok || g.targets[ix].state != Braked {
+		if ix, ok := g.byID[id]; !ok || g.targets[ix].state != Braked || held[id] {
 			return fmt.Errorf("%w: the brake holds a target that is not held", errState)
 		}
+		held[id] = true
+	}
+	for ix := range g.targets {
+		if t := &g.targets[ix]; t.state == Braked && !held[t.id] {
+			return fmt.Errorf("%w: target %d is held by nobody", errState, t.pid)
+		}
+	}
+	if len(held) > 0 && !g.brake.on {
+		return fmt.Errorf("%w: the brake holds targets, but is off", errState)
 	}
 	if g.brake.on && g.brake.rate < 1 {
 		return fmt.Errorf("%w: the brake has no rate", errState)
@@ -440,9 +463,18 @@ func (r *reader) u64() uint64 {
 	return 0
 }
 
-func (r *reader) dur() time.Duration { return time.Duration(r.u64()) }
-func (r *reader) flag() bool         { return r.u8() != 0 }
-func (r *reader) raw(dst []byte)     { copy(dst, r.take(len(dst))) }
+// upTo reads a time from 0 to most.
+func (r *reader) upTo(most time.Duration) time.Duration {
+	d := time.Duration(r.u64())
+	if d < 0 || d > most {
+		r.bad = true
+		return 0
+	}
+	return d
+}
+
+func (r *reader) flag() bool     { return r.u8() != 0 }
+func (r *reader) raw(dst []byte) { copy(dst, r.take(len(dst))) }
 
 func (r *reader) str() string {
 	n := r.u32()

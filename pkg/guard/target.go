@@ -41,6 +41,9 @@ const (
 	numStates
 )
 
+// sigkill is the signal that nobody survives, by its name in a [LadderReport].
+const sigkill = "SIGKILL"
+
 var stateNames = [numStates]string{"watched", "guarded", "rereading", "late", "held", "reported",
 	"braked", "ladder", "unkillable", "wiped", "unguarded", "ended"}
 
@@ -64,6 +67,13 @@ const (
 	wipedWait = 5 * time.Second
 	// reapWait is how long a parent is given to reap.
 	reapWait = 5 * time.Second
+	// lookWait is how long a look at a late target that could not be had is
+	// asked for again, before it is judged without.
+	lookWait  = 10 * time.Second
+	lookAgain = time.Second
+	// notLatched stands for the timeout of a target before its first record is
+	// latched.
+	notLatched = -1
 	// tracerMax bounds a hold for a tracer that does not stop its target.
 	tracerMax = time.Hour
 	// failedWait is the pause after a signal that could not be sent.
@@ -80,7 +90,7 @@ type target struct {
 	policy config.Policy
 
 	name    [table.NameSize]byte // of its first latched record
-	timeout int32                // the longest latched one, seconds
+	timeout int32                // the longest latched one, seconds; 0: never late
 	slots   int                  // records that name it
 	latched int                  // of these, latched
 	table   TableID              // its first record
@@ -89,9 +99,11 @@ type target struct {
 	limit    time.Duration // timeout in force: the rule's or the client's; 0: never late
 	patience time.Duration // limit plus margin
 	since    time.Duration // last beat
+	given    time.Duration // what stalls of the daemon have added to this silence
 	gapSpent bool          // a gap has restarted this silence already
 	beaten   bool          // it has beaten at least once
 	known    bool          // registered was said
+	opening  bool          // known from the registry only; no pidfd is held yet
 
 	consent   Consent
 	asking    bool
@@ -100,7 +112,7 @@ type target struct {
 	complaint string // the refusal that was reported last
 
 	// The episode.
-	lateAt      time.Duration
+	lateAt      time.Duration // when it became late
 	verdict     string
 	awaitLook   bool
 	awaitAsk    bool
@@ -135,7 +147,7 @@ func (g *Guard) newTarget(id TargetID, pid int32, f Facts) int32 {
 		g.targets = append(g.targets, target{})
 		g.due = append(g.due, never)
 	}
-	g.targets[ix] = target{id: id, pid: pid, facts: f, used: true, since: g.clock.attn, backoff: retryMin, slot: -1}
+	g.targets[ix] = target{id: id, pid: pid, facts: f, used: true, timeout: notLatched, since: g.clock.attn, backoff: retryMin, slot: -1}
 	g.due[ix] = never
 	g.byPID[pid] = ix
 	g.byID[id] = ix
@@ -145,6 +157,12 @@ func (g *Guard) newTarget(id TargetID, pid int32, f Facts) int32 {
 // release gives up a target and forgets it.
 func (g *Guard) release(ix int32) {
 	t := &g.targets[ix]
+	if t.state == Ended {
+		t.inLadder = false
+		g.farewell(ix, EvExited)
+	}
+	g.unbrake(ix)
+	g.forgetLate(t.id)
 	g.decide(Release{t.id})
 	for _, tb := range g.tables {
 		for i := range tb.slots {
@@ -180,7 +198,8 @@ func (g *Guard) attach(ix int32, tb *tableState, i int32) {
 	switch t.state {
 	case Wiped, Unguarded:
 		// It came back. A record first seen counts as having just beaten.
-		t.since, t.gapSpent, t.awaitAsk = g.clock.attn, false, false
+		t.beat(g.clock.attn)
+		t.awaitAsk = false
 		g.settleState(ix)
 	case Ended, Ladder, Unkillable:
 	default:
@@ -212,11 +231,17 @@ func (g *Guard) detach(ix int32, tb *tableState, i int32) {
 	case Ladder, Unkillable:
 		// A clean exit wipes the record first and may hang after: go on.
 	default:
-		g.unbrake(ix)
-		t.state = Wiped
-		t.awaitLook, t.awaitAsk = false, false
-		g.due[ix] = g.clock.attn + wipedWait
+		g.wiped(ix)
 	}
+}
+
+// wiped gives a target without a record time to end.
+func (g *Guard) wiped(ix int32) {
+	t := &g.targets[ix]
+	g.unbrake(ix)
+	t.state = Wiped
+	t.awaitLook, t.awaitAsk = false, false
+	g.due[ix] = g.clock.attn + wipedWait
 }
 
 // findFirst looks for the first record of a target.
@@ -261,17 +286,18 @@ func (g *Guard) applyPolicy(ix int32) {
 // setPatience works out how long a target may be silent.
 func (g *Guard) setPatience(ix int32) {
 	t := &g.targets[ix]
-	t.limit = time.Duration(t.timeout) * time.Second
+	t.limit = time.Duration(max(t.timeout, 0)) * time.Second
 	if t.policy.Timeout > 0 {
 		t.limit = t.policy.Timeout
 	}
-	if t.limit < 0 {
-		t.limit = 0
-	}
 	margin := max(time.Duration(float64(t.limit)*g.cfg.CPActive.Margin), marginMin)
+	before := t.patience
 	t.patience = t.limit + margin
-	if t.state == Guarded || t.state == Watched {
+	switch {
+	case t.state == Guarded || t.state == Watched:
 		g.settleState(ix)
+	case t.state == Reported && t.patience != before:
+		g.due[ix] = g.clock.attn // judged anew
 	}
 }
 
@@ -293,11 +319,15 @@ func (g *Guard) settleState(ix int32) {
 	}
 }
 
+// beat begins a new silence.
+func (t *target) beat(now time.Duration) { t.since, t.given, t.gapSpent = now, 0, false }
+
 // beat takes in that a record of a target moved.
 func (g *Guard) beat(ix int32) {
 	t := &g.targets[ix]
 	silent := t.silence(g.clock.attn)
-	t.since, t.gapSpent, t.beaten = g.clock.attn, false, true
+	t.beat(g.clock.attn)
+	t.beaten = true
 	switch t.state {
 	case Watched, Rereading:
 		g.settleState(ix)
@@ -305,14 +335,22 @@ func (g *Guard) beat(ix int32) {
 		if t.limit > 0 {
 			g.due[ix] = t.since + t.patience
 		}
-	case Late, Held, Reported, Braked, Unkillable:
-		if t.state == Braked {
-			g.brake.heldBeat = true
-		}
+	case Late, Held, Reported:
 		g.recovered(ix, silent)
+	case Braked:
+		g.brake.heldBeat = true
+		g.recovered(ix, silent)
+	case Unkillable:
+		if t.killedBy != sigkill { // which nobody survives: not its own beat
+			g.recovered(ix, silent)
+		}
+	case Ladder:
+		// Its worker reads the record before each signal and says what it found;
+		// after a restart there is none yet.
+		if (t.opening || t.resume) && t.killedBy != sigkill {
+			g.recovered(ix, silent)
+		}
 	}
-	// Ladder: its worker reads the record before each signal and says what it
-	// found; Wiped and later have no record.
 }
 
 // recovered ends an episode well.
@@ -334,11 +372,12 @@ func (g *Guard) recovered(ix int32, silent time.Duration) {
 	g.recoveries++
 	g.emit(e)
 	t.killedBy, t.sent, t.step = "", false, 0
-	t.awaitLook, t.awaitAsk = false, false
-	g.settleState(ix)
+	t.awaitLook, t.awaitAsk, t.resume = false, false, false
 	if t.slots == 0 {
-		t.state, g.due[ix] = Wiped, g.clock.attn+wipedWait
+		g.wiped(ix)
+		return
 	}
+	g.settleState(ix)
 }
 
 // announce says that a target is registered, once all of it stands.
@@ -461,6 +500,9 @@ func (o Consented) apply(g *Guard) {
 		t.consent = o.Consent // what was proven stands while it cannot be read
 	}
 	switch {
+	case t.opening: // its identity does not stand yet
+		t.consent = before
+		return
 	case t.state == Wiped && t.awaitAsk:
 		t.awaitAsk = false
 		g.wipedAnswer(ix)

@@ -91,9 +91,9 @@ var schema = []field[Config]{
 		text: func(c *Config) string { return quote(c.RuntimeDir) },
 	},
 	section("log",
-		choice("level", []string{"trace", "debug", "info", "warn", "error"}, "",
+		choice("level", logLevels, "",
 			func(c *Config) *string { return &c.Log.Level }),
-		choice("format", []string{"auto", "journal", "console", "json"},
+		choice("format", logFormats,
 			"auto: journal under systemd, console on a terminal, json otherwise",
 			func(c *Config) *string { return &c.Log.Format }),
 		field[Config]{

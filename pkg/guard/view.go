@@ -8,6 +8,7 @@ import (
 
 // View is what is to be seen of one target, or of one record without a target.
 type View struct {
+	ID       TargetID
 	Table    TableID
 	Slot     int32
 	Slots    []int32
@@ -63,7 +64,7 @@ func (g *Guard) Views() []View {
 
 func (g *Guard) view(ix int32, slots []int32) View {
 	t := &g.targets[ix]
-	v := View{Table: t.table, Slot: t.slot, Slots: slots, PID: t.pid, Name: t.displayName(), Unit: t.facts.Unit,
+	v := View{ID: t.id, Table: t.table, Slot: t.slot, Slots: slots, PID: t.pid, Name: t.displayName(), Unit: t.facts.Unit,
 		UID: t.facts.UID, Target: true, State: t.state.String(), Verdict: t.verdict, Reason: t.complaint,
 		Timeout: t.limit, Silence: t.silence(g.clock.attn), Rule: t.policy.Rule}
 	if t.limit > 0 {
@@ -145,4 +146,12 @@ func (g *Guard) Tally() Tally {
 		n.Slots += len(tb.slots)
 	}
 	return n
+}
+
+// Acts says whether this guard acts, and why not.
+func (g *Guard) Acts() (acts bool, why string) {
+	if g.acting {
+		return true, ""
+	}
+	return false, g.notActing
 }

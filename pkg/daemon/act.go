@@ -1,0 +1,307 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"os/user"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/checkprocd/checkprocd/pkg/escalate"
+	"github.com/checkprocd/checkprocd/pkg/guard"
+	"github.com/checkprocd/checkprocd/pkg/process"
+	"github.com/checkprocd/checkprocd/pkg/table"
+)
+
+// held is a process whose pidfd the loop holds.
+type held struct {
+	proc   *process.Process
+	seen   time.Duration // when the daemon first saw it
+	exited chan struct{} // closed by the exit notice
+	gone   bool
+}
+
+// act carries out one decision; what it answers at once is seen in the same
+// wake.
+func (d *Daemon) act(decision guard.Decision) {
+	switch x := decision.(type) {
+	case *guard.Event:
+		d.report(x)
+	case guard.ReadAgain:
+		if a := d.tables.find(x.Table); a != nil {
+			d.see(&guard.Reread{Target: x.Target, Table: x.Table, Slot: x.Slot, Record: a.seg.Load(int(x.Slot))})
+		}
+	case guard.Identify:
+		d.see(d.identify(x))
+	case guard.Release:
+		d.release(x.Target)
+	case guard.AskConsent:
+		d.consents[x.PID] = append(d.consents[x.PID], x.Target)
+		d.reader.Ask(x.PID, d.cfg.CPActive.Key, int(x.Table))
+	case guard.LookAt:
+		d.see(d.look(x.Target))
+	case guard.Clear:
+		d.see(d.clear(x))
+	case guard.BeginLadder:
+		d.ladders = append(d.ladders, x)
+	case guard.CheckReaped:
+		d.see(d.checkReaped(x))
+	case guard.RestoreUnit:
+		d.restorer.ask(x)
+	case guard.RepairSemaphore:
+		if sem := d.tables.sem; sem != nil && sem.ID() == x.ID {
+			if err := sem.Repair(); err != nil {
+				d.degraded("semaphore", fmt.Sprintf("repair semaphore %d: %v; the clients that wait for it go on waiting", x.ID, err))
+			}
+		}
+	case guard.CatchOldGuard:
+		d.catchOldGuard(x)
+	case guard.DropTable:
+		d.dropTable(x.Table)
+	default:
+		panic(fmt.Sprintf("daemon: decision %T is not carried out", decision))
+	}
+}
+
+// identify opens a process and holds it.
+func (d *Daemon) identify(x guard.Identify) guard.Identified {
+	out := guard.Identified{Target: x.Target, PID: x.PID}
+	p, err := process.Open(x.PID)
+	var refused *process.RefusedError
+	switch {
+	case err == nil:
+	case errors.Is(err, process.ErrGone):
+		out.Sight = guard.SightGone
+		return out
+	case errors.As(err, &refused):
+		out.Sight, out.Reason = guard.SightRefused, refused.Reason
+		if x.Expect != nil { // the number is another's by now
+			out.Sight = guard.SightGone
+		}
+		return out
+	default:
+		out.Sight, out.Reason = guard.SightError, err.Error()
+		return out
+	}
+	if e := x.Expect; e != nil && (e.Start != p.StartTime || e.Inode != 0 && p.Inode != 0 && e.Inode != p.Inode) {
+		_ = p.Close()
+		out.Sight = guard.SightGone
+		return out
+	}
+	if err := d.poller.Watch(p.FD(), uint64(x.Target)); err != nil {
+		_ = p.Close()
+		out.Sight, out.Reason = guard.SightError, err.Error()
+		return out
+	}
+	d.held[x.Target] = &held{proc: p, seen: process.Now(), exited: make(chan struct{})}
+	out.Facts = guard.Facts{Start: p.StartTime, Inode: p.Inode, UID: p.UID, PPID: p.PPID, PGID: p.PGID,
+		User: d.userName(p.UID), Unit: p.Unit, Comm: p.Comm}
+	return out
+}
+
+// maxUsers bounds the cache of user names.
+const maxUsers = 1024
+
+// userName looks a user up in /etc/passwd (without cgo nothing else is asked,
+// so nothing can block); rules match on it. A user without a name is a number.
+func (d *Daemon) userName(uid uint32) string {
+	if name, ok := d.users[uid]; ok {
+		return name
+	}
+	name := strconv.Itoa(int(uid))
+	if u, err := user.LookupId(name); err == nil {
+		name = u.Username
+	}
+	if len(d.users) >= maxUsers {
+		clear(d.users)
+	}
+	d.users[uid] = name
+	return name
+}
+
+// release gives a process up.
+func (d *Daemon) release(id guard.TargetID) {
+	h := d.held[id]
+	if h == nil {
+		return
+	}
+	if !h.gone {
+		_ = d.poller.Unwatch(h.proc.FD())
+	}
+	_ = h.proc.Close()
+	delete(d.held, id)
+}
+
+// exitNotice takes in that a pidfd is readable.
+func (d *Daemon) exitNotice(id guard.TargetID) {
+	h := d.held[id]
+	if h == nil || h.gone {
+		return
+	}
+	h.gone = true
+	_ = d.poller.Unwatch(h.proc.FD())
+	close(h.exited)
+	status := ""
+	if ws, ok := h.proc.ExitStatus(); ok {
+		switch {
+		case ws.Exited():
+			status = fmt.Sprintf("exit status %d", ws.ExitStatus())
+		case ws.Signaled():
+			status = "killed by " + unix.SignalName(ws.Signal())
+		}
+	}
+	d.see(guard.Exited{Target: id, Status: status})
+}
+
+func (d *Daemon) look(id guard.TargetID) *guard.Looked {
+	out := &guard.Looked{Target: id}
+	h := d.held[id]
+	if h == nil {
+		out.Problem = "not opened"
+		return out
+	}
+	l, err := h.proc.Look()
+	switch {
+	case errors.Is(err, process.ErrGone):
+		out.Vanished = true
+	case err != nil:
+		out.Problem = err.Error()
+	default:
+		out.State, out.Tracer, out.PGID, out.Frozen, out.Dumping = l.State, l.TracerPID, l.PGID, l.Frozen, l.Dumping
+	}
+	return out
+}
+
+// clear wipes the pid of a record whose process is gone. The number may be a
+// new process's by now, which took over the record that it found under its own
+// pid: so it is looked at just before.
+func (d *Daemon) clear(x guard.Clear) guard.ClearDone {
+	out := guard.ClearDone{Table: x.Table, Slot: x.Slot, PID: x.PID}
+	a := d.tables.find(x.Table)
+	if a == nil {
+		return out
+	}
+	p, err := process.Open(x.PID)
+	var refused *process.RefusedError
+	switch {
+	case errors.Is(err, process.ErrGone) || errors.As(err, &refused):
+		out.Cleared = a.seg.Clear(int(x.Slot), x.PID)
+	default:
+		if err == nil {
+			_ = p.Close()
+		}
+		out.Reused = true
+	}
+	return out
+}
+
+func (d *Daemon) checkReaped(x guard.CheckReaped) guard.Reaped {
+	out := guard.Reaped{Target: x.Target}
+	// A zombie takes signal 0, a reaped process does not.
+	if h := d.held[x.Target]; h != nil && h.proc.Signal(0) == nil {
+		if ppid, state, err := process.ParentOf(x.PID); err == nil && state == 'Z' {
+			out.Zombie, out.Parent, out.ParentComm = true, ppid, commOf(ppid)
+		}
+	}
+	return out
+}
+
+// consentAnswer hands an answer of the reader to all who asked. It went by
+// number, so it counts only while the pidfd says that the process lives.
+func (d *Daemon) consentAnswer(a process.ConsentAnswer) {
+	ids := d.consents[a.PID]
+	delete(d.consents, a.PID)
+	out := guard.Consented{}
+	switch a.Consent {
+	case process.ConsentProven:
+		out.Consent = guard.ConsentProven
+	case process.ConsentNotMapped:
+		out.Consent = guard.ConsentNotMapped
+	case process.ConsentOtherNamespace:
+		out.Consent = guard.ConsentOtherNamespace
+	default:
+		if a.Err != nil {
+			out.Reason = a.Err.Error()
+		}
+	}
+	for _, id := range ids {
+		o := out
+		o.Target = id
+		if h := d.held[id]; h == nil || h.proc.Exited() {
+			o.Consent, o.Reason = guard.ConsentUnknown, "it ended meanwhile"
+		}
+		d.see(o)
+	}
+}
+
+// ladderTarget is what a ladder's worker sees of its target.
+type ladderTarget struct {
+	proc   *process.Process
+	pid    int32
+	places []place
+}
+
+type place struct {
+	seg   *table.Segment
+	slot  int
+	token int64
+}
+
+func (t *ladderTarget) Signal(sig unix.Signal) error { return t.proc.Signal(sig) }
+
+// Recovered says whether a record of the target has beaten since it was
+// condemned: the same slot, the same pid, another token. A record that was
+// wiped or given to somebody else says nothing.
+func (t *ladderTarget) Recovered() bool {
+	for _, p := range t.places {
+		if pid, token := p.seg.Token(p.slot); pid == t.pid && token != p.token {
+			return true
+		}
+	}
+	return false
+}
+
+// startLadders hands what was decided to the workers; the registry has it by
+// now.
+func (d *Daemon) startLadders() {
+	for _, x := range d.ladders {
+		h := d.held[x.Target]
+		if h == nil {
+			d.post(guard.LadderReport{Target: x.Target, Kind: guard.LadderFailed, Reason: "its pidfd is not held"})
+			continue
+		}
+		t := &ladderTarget{proc: h.proc, pid: x.PID}
+		for _, p := range x.Places {
+			if a := d.tables.find(p.Table); a != nil {
+				t.places = append(t.places, place{a.seg, int(p.Slot), p.Token})
+			}
+		}
+		d.pool.Start(escalate.Job{ID: uint64(x.Target), Target: t, Steps: x.Steps, From: x.From, Sent: x.Sent, Waited: x.Waited, Exited: h.exited})
+	}
+	d.ladders = d.ladders[:0]
+}
+
+// ladderOutcome is called by the workers.
+func (d *Daemon) ladderOutcome(o escalate.Outcome) {
+	r := guard.LadderReport{Target: guard.TargetID(o.ID), Step: int32(o.Step), Signal: unix.SignalName(o.Signal)}
+	switch o.Kind {
+	case escalate.Signalled:
+		r.Kind = guard.LadderSignalled
+	case escalate.Recovered:
+		r.Kind = guard.LadderRecovered
+	case escalate.Gone:
+		r.Kind = guard.LadderGone
+	case escalate.Unkillable:
+		r.Kind = guard.LadderUnkillable
+	case escalate.Failed:
+		r.Kind = guard.LadderFailed
+	case escalate.Cancelled:
+		r.Kind = guard.LadderCancelled
+	}
+	if o.Err != nil {
+		r.Reason = o.Err.Error()
+	}
+	d.post(r)
+}

@@ -1,0 +1,331 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/checkprocd/checkprocd/pkg/config"
+	"github.com/checkprocd/checkprocd/pkg/control"
+	"github.com/checkprocd/checkprocd/pkg/escalate"
+	"github.com/checkprocd/checkprocd/pkg/guard"
+	"github.com/checkprocd/checkprocd/pkg/process"
+	"github.com/checkprocd/checkprocd/pkg/registry"
+	"github.com/checkprocd/checkprocd/pkg/systemd"
+	"github.com/checkprocd/checkprocd/pkg/table"
+)
+
+// Options is what a daemon is started with.
+type Options struct {
+	Config     config.Config
+	ConfigPath string               // what Reload reads: "" is the default path
+	Override   func(*config.Config) // the command line's word over a configuration, also at a reload; nil: none
+	Observe    bool                 // decide and report, act on nothing
+	Version    string
+	Hangup     <-chan os.Signal // each one is a reload; nil: none
+	Stderr     *os.File         // console or JSON lines; nil: os.Stderr
+}
+
+// Daemon guards until its context ends. See Run.
+type Daemon struct {
+	opts     Options
+	cfg      *config.Config
+	sinks    *sinks
+	guard    *guard.Guard
+	poller   *process.Poller
+	reader   *process.Reader
+	pool     *escalate.Pool
+	restorer *restorer
+	notify   *systemd.Notifier
+	server   *control.Server
+	lock     table.ActorLock
+	registry *registry.File
+	log      loggerOf
+	mail     mailbox
+
+	// Owned by the loop.
+	seen     []guard.Observation
+	batch    []guard.Observation
+	held     map[guard.TargetID]*held
+	consents map[int32][]guard.TargetID
+	users    map[uint32]string
+	ladders  []guard.BeginLadder
+	tables   tables
+	scan     scanCost
+	tally    guard.Tally
+	ready    bool
+	saved    savedState
+	lockSeen lockView
+	lost     map[string]string // what is degraded, by its key: said once for each text
+	features []process.Feature
+	begun    time.Duration
+
+	reloading sync.Mutex
+	sides     sync.WaitGroup
+	ending    chan struct{} // closed when the loop is told to end
+	stopped   chan struct{} // closed when the loop has ended
+}
+
+// scanCost is what the passes over the tables cost.
+type scanCost struct {
+	count           int64
+	read, last, max time.Duration
+}
+
+// savedState is about the registry.
+type savedState struct {
+	buf   []byte
+	path  string
+	at    time.Duration
+	error string
+	boot  string
+}
+
+// saveEvery is how often quiet beats are written to the registry; whatever is
+// decided is written at once.
+const saveEvery = time.Second
+
+// ErrNoPidfd says that the kernel cannot do what nothing here works without.
+var ErrNoPidfd = errors.New("pidfd_open is not to be had (Linux 5.10 or newer, and no sandbox in the way)")
+
+// Run guards until ctx ends, then stops in order and returns nil. It returns an
+// error only when it could not begin. It must not be called twice.
+func Run(ctx context.Context, opts Options) error {
+	if opts.Stderr == nil {
+		opts.Stderr = os.Stderr
+	}
+	d, err := start(opts)
+	if err != nil {
+		return err
+	}
+	defer d.stop()
+	return d.run(ctx)
+}
+
+// start opens all that the loop needs.
+func start(opts Options) (*Daemon, error) {
+	cfg := opts.Config
+	d := &Daemon{
+		opts: opts, cfg: &cfg, begun: process.Now(),
+		held: map[guard.TargetID]*held{}, consents: map[int32][]guard.TargetID{}, users: map[uint32]string{},
+		lost: map[string]string{}, ending: make(chan struct{}), stopped: make(chan struct{}),
+	}
+	var err error
+	if d.sinks, err = openSinks(cfg.Log, opts.Stderr); err != nil {
+		return nil, err
+	}
+	d.log.set(d.sinks.logger)
+	d.features = process.Probe()
+	for _, f := range d.features {
+		if f.Name == process.FeaturePidfdOpen && f.Err != "" {
+			return nil, fmt.Errorf("%w: %s", ErrNoPidfd, f.Err)
+		}
+	}
+	if d.poller, err = process.NewPoller(); err != nil {
+		return nil, err
+	}
+	d.mail.wake = d.poller.Wake
+	d.notify = systemd.NewNotifier()
+	d.reader = process.NewReader(func(a process.ConsentAnswer) { d.mail.leave(func() { d.consentAnswer(a) }) })
+	d.pool = escalate.New(cfg.Ladder.MaxConcurrent, d.ladderOutcome)
+	d.restorer = newRestorer(d.post)
+	return d, nil
+}
+
+// greet says what this daemon is and what it cannot do here.
+func (d *Daemon) greet() {
+	c := d.cfg
+	text := fmt.Sprintf("checkprocd %s guards the table under key %#x, interval %s, pid %d", d.opts.Version, c.CPActive.Key, c.Interval, os.Getpid())
+	if !c.CPActive.Enabled {
+		text = fmt.Sprintf("checkprocd %s: cpactive.enabled is false, nothing is guarded, pid %d", d.opts.Version, os.Getpid())
+	}
+	d.say(evStarted, guard.LevelInfo, "", text)
+	for _, f := range d.features {
+		if f.Err != "" {
+			d.degraded(f.Name, fmt.Sprintf("%s (%s): %s", f.Name, f.Since, f.Err))
+		}
+	}
+	if err := d.sinks.broken; err != nil {
+		d.degraded("log.file", fmt.Sprintf("the log file cannot be written: %v; guarding without it. Under systemd, let the unit write there: `systemctl edit checkprocd` with [Service] ReadWritePaths=%s", err, filepath.Dir(c.Log.File)))
+	}
+}
+
+// degraded reports something that is missing, once for each text.
+func (d *Daemon) degraded(key, text string) {
+	if d.lost[key] == text {
+		return
+	}
+	d.lost[key] = text
+	d.say(evDegraded, guard.LevelWarning, key, text)
+}
+
+// side runs f beside the loop; the daemon waits for it at its end.
+func (d *Daemon) side(f func()) {
+	d.sides.Add(1)
+	go func() {
+		defer d.sides.Done()
+		f()
+	}()
+}
+
+// run is the daemon's life between start and stop.
+func (d *Daemon) run(ctx context.Context) error {
+	sideCtx, cancel := context.WithCancel(ctx)
+	defer d.sides.Wait()
+	defer cancel()
+	d.greet()
+	d.openRegistry()
+	d.side(func() { d.restorer.run(sideCtx) })
+	if server := d.listen(); server != nil {
+		d.side(func() {
+			if err := server.Serve(sideCtx); err != nil {
+				_ = d.inLoop(sideCtx, func() {
+					d.degraded("control", fmt.Sprintf("the control socket does not answer any more: %v", err))
+				})
+			}
+		})
+	}
+	d.side(func() {
+		for {
+			select {
+			case <-d.opts.Hangup:
+				_, _ = d.reload(sideCtx, "SIGHUP") // what comes of it is in the journal
+			case <-sideCtx.Done():
+				return
+			}
+		}
+	})
+	stopWaking := context.AfterFunc(ctx, func() { close(d.ending); d.poller.Wake() })
+	defer stopWaking()
+
+	failed := make(chan error, 1)
+	go func() {
+		// The loop keeps its thread: its timerfd wakes it tens of microseconds
+		// late, not a millisecond, and it may be real-time.
+		runtime.LockOSThread()
+		failed <- d.loop()
+	}()
+	err := <-failed
+	close(d.stopped)
+	return err
+}
+
+// listen opens the control socket; without it the guard guards on.
+func (d *Daemon) listen() *control.Server {
+	path := d.cfg.Control.Socket
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		d.degraded("control", fmt.Sprintf("no control socket: %v; checkprocctl does not reach this guard", err))
+		return nil
+	}
+	s, err := control.Listen(path, control.ServerConfig{
+		Group: d.cfg.Control.Group, ReadGroup: d.cfg.Control.ReadGroup, OwnUID: uint32(os.Geteuid()),
+		Version: d.opts.Version, Handler: handler{d},
+	})
+	if err != nil {
+		d.degraded("control", fmt.Sprintf("no control socket: %v; checkprocctl does not reach this guard", err))
+		return nil
+	}
+	d.server = s
+	return s
+}
+
+// openRegistry takes up what an earlier daemon left.
+func (d *Daemon) openRegistry() {
+	d.guard = guard.New(d.cfg)
+	boot, err := registry.BootID()
+	if err != nil {
+		d.degraded("registry", fmt.Sprintf("no registry: %v; a restart forgets what was seen", err))
+		return
+	}
+	d.saved.boot, d.saved.path = boot, filepath.Join(d.cfg.RuntimeDir, "registry")
+	if err := os.MkdirAll(d.cfg.RuntimeDir, 0o755); err != nil {
+		d.degraded("registry", fmt.Sprintf("no registry: %v; a restart forgets what was seen", err))
+		return
+	}
+	file, payload, err := registry.Open(d.saved.path, guard.StateVersion, boot)
+	d.registry = file
+	if err != nil {
+		d.degraded("registry", fmt.Sprintf("registry: %v", err))
+		if file == nil {
+			return
+		}
+	}
+	if payload == nil {
+		return
+	}
+	g, err := guard.Restore(d.cfg, payload)
+	if err != nil {
+		d.degraded("registry", fmt.Sprintf("registry %s: %v; beginning anew", d.saved.path, err))
+		return
+	}
+	d.guard = g
+	d.attachKnown()
+	d.see(guard.Resumed{})
+}
+
+// save writes the state. A full disk costs the memory of a restart, not the
+// guarding.
+func (d *Daemon) save(now time.Duration) {
+	if d.registry == nil {
+		return
+	}
+	s := &d.saved
+	s.buf, s.at = d.guard.Save(s.buf[:0]), now
+	err := d.registry.Save(s.buf)
+	switch {
+	case err == nil:
+		s.error = ""
+	case s.error != err.Error():
+		s.error = err.Error()
+		d.say(evDegraded, guard.LevelError, "registry", fmt.Sprintf("registry %s: %v; guarding on, a restart would forget what was seen since", s.path, err))
+	}
+}
+
+// stop ends what start began. Ladders under way are left where they are: the
+// registry has them, and the next daemon goes on with them.
+func (d *Daemon) stop() {
+	d.notify.Stopping()
+	d.say(evStopping, guard.LevelInfo, "", "checkprocd stops: nothing is guarded until it runs again; the table, its clients and the registry stay")
+	_ = d.reader.Close()
+	for id := range d.held {
+		d.release(id)
+	}
+	for _, a := range d.tables.list {
+		_ = a.seg.Close()
+	}
+	if d.registry != nil {
+		_ = d.registry.Close()
+	}
+	_ = d.lock.Release()
+	_ = d.poller.Close()
+	d.sinks.close()
+	d.notify.Close()
+}
+
+// statusLine is what `systemctl status` shows.
+func statusLine(n guard.Tally, acting string) string {
+	parts := []string{fmt.Sprintf("guarding %d of %d targets", n.Guarded, n.Targets)}
+	for _, p := range [...]struct {
+		n    int
+		what string
+	}{{n.Late, "late"}, {n.Held, "held"}, {n.Ladders, "being ended"}, {n.Unverified, "unverified"}, {n.Forming, "forming"}} {
+		if p.n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", p.n, p.what))
+		}
+	}
+	if n.Slots > 0 {
+		parts = append(parts, fmt.Sprintf("table %d of %d used", n.Used, n.Slots))
+	} else {
+		parts = append(parts, "no table")
+	}
+	if acting != "" {
+		parts = append(parts, "not acting: "+acting)
+	}
+	return strings.Join(parts, ", ")
+}

@@ -1,0 +1,165 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"github.com/checkprocd/checkprocd/pkg/config"
+	"github.com/checkprocd/checkprocd/pkg/control"
+	"github.com/checkprocd/checkprocd/pkg/doctor"
+	"github.com/checkprocd/checkprocd/pkg/guard"
+	"github.com/checkprocd/checkprocd/pkg/process"
+)
+
+// handler answers the control socket. What it needs of the loop's state it asks
+// the loop for.
+type handler struct{ d *Daemon }
+
+// states translates a target's state to the one that the socket knows.
+var states = map[string]control.TargetState{
+	"watched": control.StateUnverified, "rereading": control.StateLate, "late": control.StateLate, "reported": control.StateLate,
+	"held": control.StateHeld, "braked": control.StateHeld, "ladder": control.StateLadder, "unkillable": control.StateLadder,
+	"wiped": control.StateEnded, "ended": control.StateEnded,
+}
+
+func (h handler) Status(ctx context.Context, _ control.Caller) (control.Status, error) {
+	var s control.Status
+	err := h.d.inLoop(ctx, func() { s = h.d.status() })
+	return s, err
+}
+
+func (h handler) List(ctx context.Context, _ control.Caller) ([]control.Target, error) {
+	var out []control.Target
+	err := h.d.inLoop(ctx, func() { out = h.d.targets() })
+	return out, err
+}
+
+func (h handler) Check(ctx context.Context, _ control.Caller) ([]control.Finding, error) {
+	o := doctor.Options{Ignore: []int32{int32(os.Getpid())}}
+	var known []control.Finding
+	err := h.d.inLoop(ctx, func() {
+		c := h.d.cfg.CPActive
+		o.Key, o.SemKey, o.Records = c.Key, c.SemKey, c.Records
+		known = h.d.findings()
+	})
+	if err != nil {
+		return nil, err
+	}
+	found, err := doctor.Examine(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	return doctor.Merge(found, known), nil
+}
+
+func (h handler) Reload(ctx context.Context, c control.Caller) (control.ReloadResult, error) {
+	return h.d.reload(ctx, fmt.Sprintf("uid %d (pid %d)", c.UID, c.PID))
+}
+
+// status is the daemon as a whole, on the loop.
+func (d *Daemon) status() control.Status {
+	n, count, brake := d.guard.Tally(), d.guard.Count(), d.guard.Brake()
+	acts, why := d.guard.Acts()
+	s := control.Status{
+		Version: d.opts.Version, PID: int32(os.Getpid()), SinceUsec: (process.Now() - d.begun).Microseconds(),
+		Mode: control.ModeActing, ModeReason: why, IntervalUsec: d.cfg.Interval.Microseconds(),
+		ConfigFiles: config.Files(d.opts.ConfigPath),
+		Targets:     control.Targets{Total: n.Targets, Guarded: n.Guarded, Forming: n.Forming, Late: n.Late, Held: n.Held, Ladders: n.Ladders, Unverified: n.Unverified},
+		Counters: control.Counters{Condemned: int64(count.Condemned), Signalled: int64(count.Signalled), Killed: int64(count.Killed),
+			Recovered: int64(count.Recovered), Cleared: int64(count.Cleared), Unkillable: int64(count.Unkillable),
+			Gaps: int64(count.Gaps), Exits: int64(count.Exits), DroppedLogRecords: int64(d.sinks.dropped())},
+		Brake:    control.Brake{On: brake.On, Waiting: brake.Waiting, SinceUsec: brake.Since.Microseconds()},
+		Scan:     control.Scan{Count: d.scan.count, LastUsec: d.scan.last.Microseconds(), MaxUsec: d.scan.max.Microseconds()},
+		BootID:   d.saved.boot,
+		Registry: control.Registry{Path: d.saved.path, Bytes: int64(len(d.saved.buf)), Error: d.saved.error},
+	}
+	if !acts {
+		s.Mode = control.ModeObserving
+	}
+	for _, f := range d.features {
+		s.Features = append(s.Features, control.Feature{Name: f.Name, Since: f.Since, Error: f.Err})
+	}
+	live := map[guard.TableID]int{}
+	used := map[guard.TableID]int{}
+	for _, v := range d.guard.Views() {
+		switch {
+		case v.State == "refused":
+			s.Targets.Refused++
+		case v.State == "foreign":
+			s.Targets.Foreign++
+		}
+		used[v.Table] += len(v.Slots)
+		if v.Target {
+			live[v.Table] += len(v.Slots)
+		}
+	}
+	for _, a := range d.tables.list {
+		s.Tables = append(s.Tables, control.Table{ID: a.seg.ID(), Key: int64(d.cfg.CPActive.Key), Size: int64(a.seg.Len()) * 72,
+			Records: a.seg.Len(), Used: used[a.id], Live: live[a.id], Removed: a.removed, State: control.TableAttached})
+	}
+	if d.tables.current == nil && d.cfg.CPActive.Enabled {
+		state := control.TableMissing
+		if d.tables.refused {
+			state = control.TableRefused
+		}
+		s.Tables = append(s.Tables, control.Table{ID: -1, Key: int64(d.cfg.CPActive.Key), State: state, Problem: d.tables.problem})
+	}
+	return s
+}
+
+// targets lists what the guard knows, on the loop.
+func (d *Daemon) targets() []control.Target {
+	views := d.guard.Views()
+	out := make([]control.Target, 0, len(views))
+	for _, v := range views {
+		t := control.Target{
+			Table: int(v.Table), Slot: int(v.Slot), PID: v.PID, Name: v.Name, Unit: v.Unit, UID: v.UID,
+			TimeoutUsec: v.Timeout.Microseconds(), SilenceUsec: v.Silence.Microseconds(), DeadlineUsec: v.Deadline.Microseconds(),
+			Verdict: v.Verdict, Reason: v.Reason, Rule: v.Rule, State: control.TargetState(v.State),
+		}
+		if s, ok := states[v.State]; ok {
+			t.State = s
+		}
+		for _, s := range v.Slots {
+			t.Slots = append(t.Slots, int(s))
+		}
+		if h := d.held[v.ID]; h != nil {
+			t.RegisteredUsec = (process.Now() - h.seen).Microseconds()
+		}
+		out = append(out, t)
+	}
+	return out
+}
+
+// findings are what only the daemon knows: it has been looking for longer.
+func (d *Daemon) findings() []control.Finding {
+	var out []control.Finding
+	for _, v := range d.guard.Views() {
+		f := control.Finding{ID: v.State, Severity: control.SeverityWarning, PIDs: []int32{v.PID}}
+		for _, s := range v.Slots {
+			f.Slots = append(f.Slots, int(s))
+		}
+		f.Subject = fmt.Sprintf("pid %d", v.PID)
+		if v.Name != "" {
+			f.Subject += " (" + v.Name + ")"
+		}
+		switch v.State {
+		case "foreign":
+			f.Message = "its heartbeat moves under a pid that is nobody here: a process of another pid namespace, or children of a dead parent"
+			f.Advice = "start it in the pid namespace of the guard, or let the children register for themselves"
+		case "unguarded":
+			f.Message = "it lives and has the table mapped, but has lost its record"
+			f.Advice = "restart that program, and look for what wipes records (an old guard, a forked child that ended)"
+		default:
+			continue
+		}
+		out = append(out, f)
+	}
+	if pid, comm, period := d.guard.OldGuard(); period > 0 {
+		out = append(out, control.Finding{ID: "old-guard", Severity: control.SeverityError, Subject: "old guard", PIDs: []int32{pid},
+			Message: fmt.Sprintf("pid %d (%s) and others before it attach the table every %.0fs without registering", pid, comm, period.Seconds()),
+			Advice:  "stop it: take its line out of the start script and end its procctl"})
+	}
+	return out
+}

@@ -1,0 +1,189 @@
+package daemon
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rs/zerolog"
+	"github.com/rs/zerolog/diode"
+	"golang.org/x/term"
+
+	"github.com/checkprocd/checkprocd/pkg/config"
+	"github.com/checkprocd/checkprocd/pkg/systemd"
+)
+
+const (
+	// logQueue is how many records wait for a sink that does not take them; a
+	// stopped journald or a terminal under ^S must not stop the guard.
+	logQueue = 4096
+	// identifier is SYSLOG_IDENTIFIER.
+	identifier = "checkprocd"
+	// logFileMax is the size at which LOGFILE is moved to LOGFILE.1: the old
+	// guard began a new one at 100 MiB.
+	logFileMax = 100 << 20
+)
+
+// quiet are the fields that a console line leaves out: its message says them.
+var quiet = []string{"message_id", "pid", "name", "table", "slot", "timeout_usec", "silence_usec", "verdict", "signal", "unit", "object_unit", "object_pid", "reason", "step"}
+
+// sinks are where events go. Every sink is behind a bounded queue.
+type sinks struct {
+	logger  zerolog.Logger
+	journal *systemd.Journal
+	closers []io.Closer
+	file    *logFile
+	missed  atomic.Uint64
+	broken  error // the file could not be opened
+}
+
+// openSinks makes the logger for a configuration. stderr is where console and
+// JSON lines go.
+func openSinks(c config.Log, stderr *os.File) (*sinks, error) {
+	s := &sinks{}
+	var writers []io.Writer
+	format := c.Format
+	if format == "" || format == "auto" {
+		switch {
+		case systemd.JournalStream():
+			format = "journal"
+		case term.IsTerminal(int(stderr.Fd())):
+			format = "console"
+		default:
+			format = "json"
+		}
+	}
+	switch format {
+	case "journal":
+		j, err := systemd.NewJournal(identifier, logQueue)
+		if err != nil {
+			return nil, fmt.Errorf("log to the journal: %w", err)
+		}
+		s.journal = j
+		writers = append(writers, j)
+		s.closers = append(s.closers, j)
+	case "console":
+		writers = append(writers, s.queued(console(stderr, os.Getenv("NO_COLOR") != "" || !term.IsTerminal(int(stderr.Fd())))))
+	default:
+		writers = append(writers, s.queued(stderr))
+	}
+	if c.File != "" {
+		f, err := openLogFile(c.File)
+		if err != nil {
+			s.broken = err
+		} else {
+			s.file = f
+			writers = append(writers, s.queued(console(f, true)))
+			s.closers = append(s.closers, f)
+		}
+	}
+	level, err := zerolog.ParseLevel(c.Level)
+	if err != nil || c.Level == "" {
+		level = zerolog.InfoLevel
+	}
+	logger := zerolog.New(zerolog.MultiLevelWriter(writers...)).Level(level)
+	if s.journal == nil || s.file != nil {
+		logger = logger.With().Timestamp().Logger()
+	}
+	s.logger = logger
+	return s, nil
+}
+
+func (s *sinks) queued(w io.Writer) io.Writer {
+	d := diode.NewWriter(keepOpen{w}, logQueue, 0, func(missed int) { s.missed.Add(uint64(missed)) })
+	s.closers = append([]io.Closer{d}, s.closers...)
+	return d
+}
+
+// dropped is how many records were not written.
+func (s *sinks) dropped() uint64 {
+	n := s.missed.Load()
+	if s.journal != nil {
+		n += s.journal.Dropped()
+	}
+	return n
+}
+
+// close writes what is queued, for a second at most: a sink that does not take
+// it must not keep the daemon from ending.
+func (s *sinks) close() {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for _, c := range s.closers {
+			_ = c.Close()
+		}
+	}()
+	select {
+	case <-done:
+	case <-time.After(time.Second):
+	}
+}
+
+// keepOpen hides Close from the queue in front of a descriptor that it does
+// not own.
+type keepOpen struct{ io.Writer }
+
+func console(w io.Writer, plain bool) io.Writer {
+	return &zerolog.ConsoleWriter{
+		Out: w, NoColor: plain, TimeFormat: "2006-01-02 15:04:05",
+		PartsOrder:    []string{zerolog.TimestampFieldName, zerolog.LevelFieldName, "event", zerolog.MessageFieldName},
+		FieldsExclude: append([]string{"event"}, quiet...),
+	}
+}
+
+// logFile is the LOGFILE that the old guard wrote as well.
+type logFile struct {
+	mu   sync.Mutex
+	path string
+	f    *os.File
+	size int64
+}
+
+func openLogFile(path string) (*logFile, error) {
+	l := &logFile{path: path}
+	return l, l.reopen()
+}
+
+// reopen opens the file anew, after logrotate moved it away.
+func (l *logFile) reopen() error {
+	f, err := os.OpenFile(l.path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o644)
+	if err != nil {
+		return err
+	}
+	st, err := f.Stat()
+	if err != nil {
+		_ = f.Close()
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.f != nil {
+		_ = l.f.Close()
+	}
+	l.f, l.size = f, st.Size()
+	return nil
+}
+
+func (l *logFile) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	full := l.size+int64(len(p)) > logFileMax
+	l.mu.Unlock()
+	if full && os.Rename(l.path, l.path+".1") == nil {
+		_ = l.reopen()
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n, err := l.f.Write(p)
+	l.size += int64(n)
+	return n, err
+}
+
+func (l *logFile) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.f.Close()
+}

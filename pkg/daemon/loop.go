@@ -1,0 +1,182 @@
+package daemon
+
+import (
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/checkprocd/checkprocd/pkg/escalate"
+	"github.com/checkprocd/checkprocd/pkg/guard"
+	"github.com/checkprocd/checkprocd/pkg/process"
+)
+
+// see hands an observation to the guard's next Step.
+func (d *Daemon) see(o guard.Observation) { d.seen = append(d.seen, o) }
+
+// loop owns all state until the daemon is told to end.
+func (d *Daemon) loop() error {
+	d.makeReady()
+	var ids []uint64
+	var due time.Duration
+	for {
+		select {
+		case <-d.ending:
+			d.wind()
+			return nil
+		default:
+		}
+		if err := d.poller.Arm(due); err != nil {
+			return err
+		}
+		var err error
+		if ids, err = d.poller.Wait(ids[:0]); err != nil {
+			return err
+		}
+		due = d.turn(process.Now(), ids)
+	}
+}
+
+// makeReady asks for what makes the loop punctual; all of it may be refused.
+func (d *Daemon) makeReady() {
+	if err := process.RealtimeThread(); err != nil {
+		d.degraded("realtime", fmt.Sprintf("no real-time priority for the loop: %v; on a busy host exits and hangs are noticed some milliseconds later", err))
+	}
+	if err := process.LockMemory(); err != nil {
+		d.degraded("mlock", fmt.Sprintf("memory is not locked: %v; under memory pressure the guard is some tens of milliseconds late", err))
+	}
+}
+
+// turn is one wake: look, decide, act, remember. It returns the time of the
+// next.
+func (d *Daemon) turn(now time.Duration, exited []uint64) time.Duration {
+	letters := d.mail.empty()
+	for _, open := range letters {
+		open()
+	}
+	for _, id := range exited {
+		d.exitNotice(guard.TargetID(id))
+	}
+	scan := d.guard.ScanDue(now)
+	if scan {
+		d.lookAtLock()
+		d.lookAtTables()
+		d.scanTables()
+		d.guard.ScanDone(now)
+	}
+	decided := d.decide(now)
+	if scan {
+		d.scan.count++
+		d.scan.last = process.Now() - now
+		d.scan.max = max(d.scan.max, d.scan.last)
+	}
+	if decided || len(letters) > 0 || scan && now-d.saved.at >= saveEvery {
+		d.save(now)
+	}
+	d.startLadders()
+	if scan {
+		// The token is earned: a scan is done, and the workers' lock was free.
+		_ = d.pool.Active()
+		d.tell()
+		d.notify.Alive()
+	}
+	return d.guard.Next()
+}
+
+// decide has the guard decide until it has nothing more to say, and says
+// whether it decided anything.
+func (d *Daemon) decide(now time.Duration) (decided bool) {
+	for {
+		// What acting sees goes into the next Step, so the two lists alternate.
+		d.batch, d.seen = d.seen, d.batch[:0]
+		decisions := d.guard.Step(now, d.batch...)
+		clear(d.batch)
+		for _, x := range decisions {
+			d.act(x)
+		}
+		decided = decided || len(decisions) > 0
+		if len(d.seen) == 0 {
+			return decided
+		}
+	}
+}
+
+// tell keeps the status line of systemd up to date, and says READY=1 once.
+func (d *Daemon) tell() {
+	n := d.guard.Tally()
+	if d.ready && n == d.tally {
+		return
+	}
+	d.tally = n
+	line := statusLine(n, d.notActing())
+	if !d.ready {
+		d.ready = true
+		d.notify.Ready(line)
+		return
+	}
+	d.notify.Status(line)
+}
+
+func (d *Daemon) notActing() string {
+	_, why := d.guard.Acts()
+	return why
+}
+
+// lookAtLock sees whether this guard is the one that acts.
+func (d *Daemon) lookAtLock() {
+	if d.opts.Observe {
+		if d.lockSeen.err == "" {
+			d.lockSeen.err = "--observe"
+			d.see(guard.Acting{Reason: "started with --observe"})
+		}
+		return
+	}
+	held, holder, err := d.lock.TryAcquire()
+	now := lockView{held: held, holder: holder}
+	if err != nil {
+		now.err = err.Error()
+	}
+	if now == d.lockSeen {
+		return
+	}
+	d.lockSeen = now
+	switch {
+	case held:
+		d.see(guard.Acting{Acts: true})
+	case err != nil:
+		d.see(guard.Acting{Reason: "the right to act could not be taken: " + now.err})
+	default:
+		d.see(guard.Acting{Holder: holder, Reason: fmt.Sprintf("pid %d (%s) acts here", holder, commOf(holder))})
+	}
+}
+
+// lockView is what was seen of the right to act.
+type lockView struct {
+	held   bool
+	holder int32
+	err    string
+}
+
+// wind ends the loop: no further signal, and the last word to the registry.
+func (d *Daemon) wind() {
+	d.pool.Close()
+	now := process.Now()
+	for _, open := range d.mail.close() {
+		open()
+	}
+	d.decide(now)
+	d.ladders = d.ladders[:0]
+	d.save(now)
+}
+
+// loggerOf is the logger in force; a reload replaces it.
+type loggerOf struct {
+	l atomic.Pointer[zerolog.Logger]
+}
+
+func (x *loggerOf) set(l zerolog.Logger) { x.l.Store(&l) }
+
+func (x *loggerOf) WithLevel(l zerolog.Level) *zerolog.Event { return x.l.Load().WithLevel(l) }
+
+var _ escalate.Target = (*ladderTarget)(nil)

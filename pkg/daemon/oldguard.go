@@ -1,0 +1,57 @@
+package daemon
+
+import (
+	"time"
+
+	"github.com/checkprocd/checkprocd/pkg/guard"
+	"github.com/checkprocd/checkprocd/pkg/process"
+	"github.com/checkprocd/checkprocd/pkg/table"
+)
+
+const (
+	// An old guard's pass lasts about 2 ms: it is looked for that often…
+	stakeoutStep = 500 * time.Microsecond
+	// …from this long before its next pass is due until as long after: the
+	// passes were seen by scans, one interval apart.
+	stakeoutBefore = 1500 * time.Millisecond
+)
+
+// catchOldGuard waits for the next attach of a process that is gone again
+// before a scan can name it. It costs 0.2 % of a core for three seconds, and
+// the guard asks for it a few times at most.
+func (d *Daemon) catchOldGuard(x guard.CatchOldGuard) {
+	d.side(func() {
+		timer := time.NewTimer(max(0, x.Mono-stakeoutBefore-process.Now()))
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-d.ending:
+			return
+		}
+		tick := time.NewTicker(stakeoutStep)
+		defer tick.Stop()
+		first, err := table.StatID(int(x.Table))
+		if err != nil {
+			return
+		}
+		for until := x.Mono + stakeoutBefore; process.Now() < until; {
+			select {
+			case <-tick.C:
+			case <-d.ending:
+				return
+			}
+			st, err := table.StatID(int(x.Table))
+			if err != nil {
+				return
+			}
+			if st.LPID == first.LPID {
+				continue
+			}
+			first = st
+			if comm := commOf(st.LPID); comm != "" {
+				d.post(guard.GuardCaught{PID: st.LPID, Comm: comm})
+				return
+			}
+		}
+	})
+}

@@ -1,0 +1,105 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/checkprocd/checkprocd/pkg/config"
+	"github.com/checkprocd/checkprocd/pkg/control"
+	"github.com/checkprocd/checkprocd/pkg/guard"
+)
+
+// reload reads the configuration anew and puts it in force: validate, compare,
+// switch. A faulty one changes nothing. who is for the record.
+func (d *Daemon) reload(ctx context.Context, who string) (control.ReloadResult, error) {
+	d.reloading.Lock() // one at a time; the files are read off the loop
+	defer d.reloading.Unlock()
+	d.notify.Reloading()
+	next, err := config.Load(d.opts.ConfigPath)
+	if err != nil {
+		text := fmt.Sprintf("configuration rejected (reload by %s), the running one stays in force:\n%v", who, err)
+		_ = d.inLoop(ctx, func() {
+			d.say(evConfigRejected, guard.LevelError, who, text)
+			d.notify.Ready(statusLine(d.tally, d.notActing()))
+		})
+		return control.ReloadResult{}, rejected(err)
+	}
+	if d.opts.Override != nil {
+		d.opts.Override(&next)
+	}
+	var result control.ReloadResult
+	err = d.inLoop(ctx, func() { result = d.switchTo(next, who) })
+	return result, err
+}
+
+func rejected(err error) error {
+	var faults *config.Faults
+	if !errors.As(err, &faults) {
+		return err
+	}
+	out := &control.Rejected{}
+	for _, f := range faults.List {
+		out.Faults = append(out.Faults, control.Fault{File: f.File, Line: f.Line, Column: f.Column, Key: f.Key, Problem: f.Problem, Expected: f.Expected})
+	}
+	return out
+}
+
+// switchTo puts a valid configuration in force, on the loop.
+func (d *Daemon) switchTo(next config.Config, who string) control.ReloadResult {
+	old := d.cfg
+	result := control.ReloadResult{NeedsRestart: config.NeedsRestart(*old, next)}
+	// What names things that are open holds until a restart.
+	next.RuntimeDir, next.Control.Socket = old.RuntimeDir, old.Control.Socket
+	next.CPActive.Key, next.CPActive.SemKey, next.CPActive.Records = old.CPActive.Key, old.CPActive.SemKey, old.CPActive.Records
+	result.Changed = config.Diff(*old, next)
+
+	logFailed := d.switchLog(old.Log, next.Log)
+	d.cfg = &next
+	clear(d.users)
+	clear(d.lost) // what is still missing is said again
+	d.guard.SetConfig(d.cfg)
+	d.pool.SetMax(next.Ladder.MaxConcurrent)
+	if d.server != nil {
+		d.server.SetGroups(next.Control.Group, next.Control.ReadGroup)
+	}
+	text := fmt.Sprintf("configuration reloaded by %s: ", who)
+	if len(result.Changed) == 0 {
+		text += "nothing changed"
+	} else {
+		text += strings.Join(result.Changed, "; ")
+	}
+	if len(result.NeedsRestart) > 0 {
+		text += "; needs a restart: " + strings.Join(result.NeedsRestart, ", ")
+	}
+	d.say(evReloaded, guard.LevelInfo, who, text)
+	if logFailed != nil {
+		d.degraded("log.file", fmt.Sprintf("log: %v; the earlier one stays in use", logFailed))
+	}
+	d.notify.Ready(statusLine(d.guard.Tally(), d.notActing()))
+	return result
+}
+
+// switchLog opens the log anew: the file always (it may have been moved away),
+// all of it when its configuration changed.
+func (d *Daemon) switchLog(old, next config.Log) error {
+	if old == next {
+		if d.sinks.file != nil {
+			return d.sinks.file.reopen()
+		}
+		if next.File == "" {
+			return nil
+		}
+	}
+	s, err := openSinks(next, d.opts.Stderr)
+	if err != nil {
+		return err
+	}
+	s.missed.Add(d.sinks.dropped())
+	was := d.sinks
+	d.sinks = s
+	d.log.set(s.logger)
+	d.side(was.close)
+	return s.broken
+}

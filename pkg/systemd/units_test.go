@@ -9,6 +9,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -157,6 +159,20 @@ func (m *manager) unit(t *testing.T, name, active string, pid uint32) {
 	}
 }
 
+// result has the job of a start of unit end with a result.
+func (m *manager) result(unit, result string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.results[unit] = result
+}
+
+// starts returns what was asked for: unit and mode.
+func (m *manager) starts() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.started)
+}
+
 type unitProperties struct{ all map[string]dbus.Variant }
 
 func (p unitProperties) GetAll(string) (map[string]dbus.Variant, *dbus.Error) { return p.all, nil }
@@ -195,8 +211,8 @@ func TestUnits(t *testing.T) {
 	newBus(t)
 	m := newManager(t)
 	m.unit(t, "ftp@a-1.service", "failed", 7)
-	m.results["ftp@a-1.service"] = "done"
-	m.results["bad.service"] = "failed"
+	m.result("ftp@a-1.service", "done")
+	m.result("bad.service", "failed")
 	u := newUnits(t)
 	first, cancel := context.WithTimeout(context.Background(), patience)
 	state, err := u.State(first, "ftp@a-1.service")
@@ -220,8 +236,10 @@ func TestUnits(t *testing.T) {
 	if u.conn != conn {
 		t.Error("the connection was dialled anew without need")
 	}
-	if m.started[0][len(m.started[0])-len(" replace"):] != " replace" {
-		t.Errorf("mode: %v", m.started)
+	for _, start := range m.starts() {
+		if !strings.HasSuffix(start, " replace") {
+			t.Errorf("mode: %s", start)
+		}
 	}
 }
 
@@ -229,16 +247,13 @@ func TestUnits(t *testing.T) {
 func TestUnitsJobWithoutEnd(t *testing.T) {
 	newBus(t)
 	m := newManager(t)
-	m.results["good.service"] = "done"
+	m.result("good.service", "done")
 	u := newUnits(t)
 	ctx, cancel := context.WithCancel(context.Background())
 	go func() {
 		defer cancel()
 		for began := time.Now(); time.Since(began) < patience; time.Sleep(time.Millisecond) {
-			m.mu.Lock()
-			asked := len(m.started) > 0
-			m.mu.Unlock()
-			if asked {
+			if len(m.starts()) > 0 {
 				return
 			}
 		}
@@ -268,7 +283,7 @@ func TestUnitsBusRestarts(t *testing.T) {
 	b.start(t)
 	m := newManager(t)
 	m.unit(t, "a.service", "failed", 0)
-	m.results["a.service"] = "done"
+	m.result("a.service", "done")
 	state, err := u.State(ctxFor(t), "a.service")
 	if err != nil || state.Active != "failed" {
 		t.Errorf("after the restart of the bus: %+v, %v", state, err)
@@ -292,10 +307,7 @@ func TestUnitsBusEndsUnderJob(t *testing.T) {
 		failed <- err
 	}()
 	for began := time.Now(); ; time.Sleep(time.Millisecond) {
-		m.mu.Lock()
-		asked := len(m.started) > 0
-		m.mu.Unlock()
-		if asked {
+		if len(m.starts()) > 0 {
 			break
 		}
 		if time.Since(began) > patience {

@@ -80,7 +80,7 @@ func decode(b []byte, fileSize int64) (g generation, err error) {
 	g.number = le.Uint64(b[76:])
 	offset, room, length := le.Uint64(b[84:]), le.Uint64(b[92:]), le.Uint64(b[100:])
 	g.sum = le.Uint32(b[108:])
-	if g.number == 0 || offset < payloadBase || offset > 4*maxPayload || room > 2*maxPayload || length > room || length > maxPayload {
+	if g.number == 0 || g.number > 1<<62 || offset < payloadBase || offset > 4*maxPayload || room > 2*maxPayload || length > room || length > maxPayload {
 		return g, fmt.Errorf("header has impossible numbers: generation %d, %d of %d bytes at %d", g.number, length, room, offset)
 	}
 	g.offset, g.room, g.length = int64(offset), int64(room), int64(length)

@@ -249,7 +249,13 @@ type place struct {
 	token int64
 }
 
-func (t *ladderTarget) Signal(sig unix.Signal) error { return t.proc.Signal(sig) }
+func (t *ladderTarget) Signal(sig unix.Signal) error {
+	err := t.proc.Signal(sig)
+	if errors.Is(err, process.ErrGone) || errors.Is(err, process.ErrClosed) {
+		return unix.ESRCH // the loop closes the pidfd of a process that has ended only
+	}
+	return err
+}
 
 // Recovered says whether a record of the target has beaten since it was
 // condemned: the same slot, the same pid, another token. A record that was

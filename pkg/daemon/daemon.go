@@ -152,7 +152,7 @@ func (d *Daemon) greet() {
 		}
 	}
 	if err := d.sinks.broken; err != nil {
-		d.degraded("log.file", fmt.Sprintf("the log file cannot be written: %v; guarding without it. Under systemd, let the unit write there: `systemctl edit checkprocd` with [Service] ReadWritePaths=%s", err, filepath.Dir(c.Log.File)))
+		d.degraded("log.file", fmt.Sprintf("the log file cannot be written: %v; guarding without it. Under systemd, let the unit write there: `systemctl edit checkprocd` with [Service] ReadWritePaths=%s (and CapabilityBoundingSet=CAP_DAC_OVERRIDE for a directory of another user)", err, filepath.Dir(c.Log.File)))
 	}
 }
 

@@ -1,7 +1,9 @@
 package daemon
 
 import (
+	"errors"
 	"fmt"
+	"os"
 	"sync/atomic"
 	"time"
 
@@ -10,10 +12,14 @@ import (
 	"github.com/checkprocd/checkprocd/pkg/escalate"
 	"github.com/checkprocd/checkprocd/pkg/guard"
 	"github.com/checkprocd/checkprocd/pkg/process"
+	"github.com/checkprocd/checkprocd/pkg/table"
 )
 
 // see hands an observation to the guard's next Step.
 func (d *Daemon) see(o guard.Observation) { d.seen = append(d.seen, o) }
+
+// startTime is what the first look may take.
+const startTime = time.Minute
 
 // loop owns all state until the daemon is told to end.
 func (d *Daemon) loop() error {
@@ -40,6 +46,8 @@ func (d *Daemon) loop() error {
 
 // makeReady asks for what makes the loop punctual; all of it may be refused.
 func (d *Daemon) makeReady() {
+	// A table of 100000 records takes some seconds to open.
+	d.notify.Extend(startTime)
 	if err := process.RealtimeThread(); err != nil {
 		d.degraded("realtime", fmt.Sprintf("no real-time priority for the loop: %v; on a busy host exits and hangs are noticed some milliseconds later", err))
 	}
@@ -76,11 +84,13 @@ func (d *Daemon) turn(now time.Duration, exited []uint64) time.Duration {
 	}
 	d.startLadders()
 	if scan {
-		// The token is earned: a scan is done, and the workers' lock was free.
-		_ = d.pool.Active()
 		d.tell()
-		d.notify.Alive()
 	}
+	// The token is earned: no scan is due that was not done, and the workers'
+	// lock was free. The loop turns once each attention step, also when scans are
+	// further apart than systemd's watchdog.
+	_ = d.pool.Active()
+	d.notify.Alive()
 	return d.guard.Next()
 }
 
@@ -133,6 +143,15 @@ func (d *Daemon) lookAtLock() {
 		return
 	}
 	held, holder, err := d.lock.TryAcquire()
+	var hostile *table.ForeignLockError
+	if errors.As(err, &hostile) && os.Geteuid() == 0 && d.registry != nil {
+		// Any user can make the lock's object first, and removing it takes
+		// CAP_SYS_ADMIN, which the unit does not have. Nobody may switch the guard
+		// off by that: the registry's lock keeps two guards of root apart.
+		held, holder = true, 0
+		d.degraded("lock", fmt.Sprintf("%v; acting without it. Remove it: ipcrm -s %d", err, hostile.ID))
+		err = nil
+	}
 	now := lockView{held: held, holder: holder}
 	if err != nil {
 		now.err = err.Error()

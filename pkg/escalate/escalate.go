@@ -382,23 +382,36 @@ func (j *job) unsent(step, sent int, err error) Outcome {
 	return j.outcome(Failed, step, err)
 }
 
+// A wait is made of short sleeps, and what a sleep is late by counts only up to awaitSlack: a machine that was paused
+// must not use up the grace of a target that was paused with it.
+const (
+	awaitStep  = time.Second
+	awaitSlack = 250 * time.Millisecond
+)
+
 // await waits for the exit, for d at most: Gone, Cancelled, or Signalled when neither has come.
 func (j *job) await(d time.Duration) Kind {
-	timer := time.NewTimer(d)
+	timer := time.NewTimer(min(d, awaitStep))
 	defer timer.Stop()
-	select {
-	case <-j.Exited:
-	case <-j.cancel:
-	case <-timer.C:
+	for {
+		step, begin := min(d, awaitStep), time.Now()
+		select {
+		case <-j.Exited:
+		case <-j.cancel:
+		case <-timer.C:
+		}
+		// Of several that are ready, select takes any: the exit counts before all.
+		switch {
+		case closed(j.Exited):
+			return Gone
+		case closed(j.cancel):
+			return Cancelled
+		}
+		if d -= min(time.Since(begin), step+awaitSlack); d <= 0 {
+			return Signalled
+		}
+		timer.Reset(min(d, awaitStep))
 	}
-	// Of several that are ready, select takes any: the exit counts before all.
-	switch {
-	case closed(j.Exited):
-		return Gone
-	case closed(j.cancel):
-		return Cancelled
-	}
-	return Signalled
 }
 
 func closed(c <-chan struct{}) bool {

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"os"
 	"sync"
-	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -64,8 +63,8 @@ type Process struct {
 	fd  int          // -1 when closed
 }
 
-// helperPID is the pid of the running consent helper, 0 without one. Open refuses it.
-var helperPID atomic.Int32
+// helpers are the pids (int32) of the running consent helpers, one for each Reader. Open refuses them.
+var helpers sync.Map
 
 // Open takes the pidfd of pid first, reads the facts from /proc with it in hand, and then sees through the pidfd that
 // the process still lives: so the facts belong to the pidfd, whatever happened to the number.
@@ -82,7 +81,8 @@ func (s *system) openProcess(pid int32) (*Process, error) {
 		return nil, &RefusedError{pid, "pid 1"}
 	case pid == int32(os.Getpid()):
 		return nil, &RefusedError{pid, "this process itself"}
-	case pid == helperPID.Load():
+	}
+	if _, ours := helpers.Load(pid); ours {
 		return nil, &RefusedError{pid, "the helper of this process"}
 	}
 

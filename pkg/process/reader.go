@@ -249,7 +249,7 @@ func (r *Reader) start() (*helper, error) {
 	}
 	pid := int32(cmd.Process.Pid)
 	r.pid.Store(pid)
-	helperPID.Store(pid)
+	helpers.Store(pid, struct{}{})
 	h := &helper{cmd: cmd, socket: ours}
 	if _, err := h.receive(0, startTime); err != nil {
 		return h, fmt.Errorf("start helper: %w", err)
@@ -298,7 +298,7 @@ func (r *Reader) dismiss(h *helper) {
 	r.stuck.Add(1)
 	r.reaped.Go(func() {
 		_ = h.cmd.Wait()
-		helperPID.CompareAndSwap(int32(h.cmd.Process.Pid), 0)
+		helpers.Delete(int32(h.cmd.Process.Pid))
 		r.stuck.Add(-1)
 	})
 }

@@ -44,6 +44,7 @@ type Guard struct {
 	gaps      []time.Duration
 	gapsSpoke bool
 
+	judging      []TargetID // of this step, whose evidence is complete
 	condemned    []TargetID // of this step, before the brake has its say
 	overdue      []overdue
 	brake        brake
@@ -102,6 +103,12 @@ func (g *Guard) Step(now time.Duration, observations ...Observation) []Decision 
 	for _, o := range observations {
 		o.apply(g)
 	}
+	for _, id := range g.judging {
+		if ix, ok := g.byID[id]; ok {
+			g.judge(ix)
+		}
+	}
+	g.judging = g.judging[:0]
 	g.timers()
 	g.settle()
 	g.plan()
@@ -339,7 +346,7 @@ func (o Acting) apply(g *Guard) {
 		e.Name, e.Level, e.PID = EvActing, LevelInfo, 0
 		e.Message = "this guard acts"
 		for ix := range g.targets {
-			if g.targets[ix].state == Reported {
+			if t := &g.targets[ix]; t.state == Reported && t.verdict == "hung" && t.policy.Action == config.ActionLadder {
 				g.due[ix] = g.clock.attn // judged anew
 			}
 		}

@@ -318,7 +318,7 @@ func (o LadderReport) apply(g *Guard) {
 	switch o.Kind {
 	case LadderRecovered:
 		g.brake.heldBeat = true // the common cause may be over
-		g.recovered(ix, g.clock.attn-t.since)
+		g.offLadderWell(ix)
 	case LadderUnkillable:
 		t.state, t.verdict = Unkillable, "unkillable"
 		e := g.about(ix, EvUnkillable, LevelError, o.Reason)
@@ -341,6 +341,19 @@ func (o LadderReport) apply(g *Guard) {
 		// The exit notice tells the rest.
 	}
 }
+
+// offLadderWell spares a target that beat after it became late.
+func (g *Guard) offLadderWell(ix int32) {
+	t := &g.targets[ix]
+	beat := g.clock.attn
+	if t.beatsAgain() {
+		beat = t.since
+	}
+	g.recovered(ix, t.patience+beat-t.lateAt)
+}
+
+// beatsAgain says whether a scan saw a beat of a target after it became late.
+func (t *target) beatsAgain() bool { return t.since > t.lateAt }
 
 // offLadder takes a target off its ladder; it is judged anew at due.
 func (g *Guard) offLadder(ix int32, verdict string, due time.Duration) {

@@ -14,9 +14,6 @@ func (Resumed) apply(g *Guard) {
 		}
 		if t.state == Ended {
 			// A record not cleared yet is cleared once it has stood still.
-			if t.killedBy != "" && !t.said {
-				g.lastWords(int32(ix)) // its ladder's were lost
-			}
 			g.release(int32(ix))
 			continue
 		}
@@ -52,6 +49,9 @@ func (g *Guard) reidentified(ix int32, o Identified) {
 	switch o.Sight {
 	case SightGone:
 		t.opening = false
+		if t.state == Ladder && t.killedBy == "" {
+			g.planRestore(ix) // a signal may have been sent, and its report lost
+		}
 		g.ended(ix, "")
 		return
 	case SightError:
@@ -89,6 +89,10 @@ func (g *Guard) reidentified(ix int32, o Identified) {
 func (g *Guard) resumeLadder(ix int32) {
 	t := &g.targets[ix]
 	t.resume = false
+	if t.beatsAgain() && t.killedBy != sigkill {
+		g.offLadderWell(ix)
+		return
+	}
 	if t.consent != ConsentProven || !g.acting {
 		// Judged anew, with all that belongs to it.
 		t.killedBy, t.sent, t.step = "", false, 0

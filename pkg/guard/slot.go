@@ -36,7 +36,6 @@ const (
 // Things said once for a record.
 const (
 	saidLostBeat = 1 << iota
-	saidIgnored
 	saidName
 	saidTimeout
 )
@@ -226,6 +225,9 @@ func (g *Guard) slotBeat(tb *tableState, i int32) {
 // lost its record and goes on beating into it.
 func (g *Guard) lostBeat(tb *tableState, i int32) {
 	s := &tb.slots[i]
+	if tb.scans <= 1 {
+		return // seen for the first time
+	}
 	if s.moves < 255 {
 		s.moves++
 	}
@@ -351,13 +353,12 @@ func (g *Guard) latch(tb *tableState, i int32) {
 	}
 	t.lengthen(r.Timeout)
 	g.setPatience(s.owner)
-	if t.limit <= 0 && s.said&saidIgnored == 0 {
-		s.said |= saidIgnored
+	g.announce(s.owner)
+	if t.limit <= 0 && t.latched == 1 {
 		e := g.about(s.owner, EvIgnored, LevelWarning, "timeout <= 0")
 		e.Message = fmt.Sprintf("%s registered with timeout %ds: never acted on, its exit is watched", who(e.PID, e.Process), r.Timeout)
 		g.emit(e)
 	}
-	g.announce(s.owner)
 }
 
 // lengthen takes a timeout in seconds; the longest holds, and <= 0, which is

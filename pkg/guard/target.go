@@ -158,7 +158,8 @@ func (g *Guard) newTarget(id TargetID, pid int32, f Facts) int32 {
 func (g *Guard) release(ix int32) {
 	t := &g.targets[ix]
 	if t.state == Ended {
-		t.inLadder = false
+		t.inLadder = false // what it did not say yet, it will not say
+		g.lastWords(ix)
 		g.farewell(ix, EvExited)
 	}
 	g.unbrake(ix)
@@ -227,7 +228,12 @@ func (g *Guard) detach(ix int32, tb *tableState, i int32) {
 	}
 	switch t.state {
 	case Ended:
-		g.farewell(ix, EvUnregistered)
+		// A client zeroes all of its record, a guard that clears it its pid alone.
+		if r := &tb.prev[i]; r.Timeout != 0 || r.Token != 0 {
+			g.farewell(ix, EvExited)
+		} else {
+			g.farewell(ix, EvUnregistered)
+		}
 	case Ladder, Unkillable:
 		// A clean exit wipes the record first and may hang after: go on.
 	default:
@@ -304,7 +310,7 @@ func (g *Guard) setPatience(ix int32) {
 // settleState puts a target that is not in an episode to Watched or Guarded.
 func (g *Guard) settleState(ix int32) {
 	t := &g.targets[ix]
-	t.verdict, t.complaint = "", ""
+	t.verdict = ""
 	t.state, g.due[ix] = Watched, never
 	if t.consent != ConsentProven {
 		g.askLater(ix)
@@ -344,13 +350,9 @@ func (g *Guard) beat(ix int32) {
 		if t.killedBy != sigkill { // which nobody survives: not its own beat
 			g.recovered(ix, silent)
 		}
-	case Ladder:
-		// Its worker reads the record before each signal and says what it found;
-		// after a restart there is none yet.
-		if (t.opening || t.resume) && t.killedBy != sigkill {
-			g.recovered(ix, silent)
-		}
 	}
+	// Ladder: its worker reads the record before each signal and says what it
+	// found; Wiped and later have no record.
 }
 
 // recovered ends an episode well.
@@ -512,7 +514,7 @@ func (o Consented) apply(g *Guard) {
 		return
 	case t.awaitAsk:
 		t.awaitAsk = false
-		g.judge(ix)
+		g.judging = append(g.judging, t.id) // a scan of this wake may show a beat
 		return
 	}
 	if t.consent == ConsentProven {
@@ -522,7 +524,7 @@ func (o Consented) apply(g *Guard) {
 			if t.state == Watched || t.state == Guarded {
 				g.settleState(ix)
 			}
-			if t.state == Reported {
+			if t.state == Reported && t.verdict == "unverified" {
 				g.due[ix] = g.clock.attn
 			}
 			g.announce(ix)
@@ -617,7 +619,10 @@ func (g *Guard) ended(ix int32, status string) {
 // lastWords reports the end of a target whose ladder is over.
 func (g *Guard) lastWords(ix int32) {
 	t := &g.targets[ix]
-	if t.killedBy == "" { // it ended before the first signal
+	switch {
+	case t.said:
+		return
+	case t.killedBy == "": // it ended before the first signal
 		if t.farewell != "" {
 			g.farewell(ix, t.farewell)
 		}

@@ -100,11 +100,9 @@ install: build ## install below PREFIX=/usr/local, staged in DESTDIR
 	install -d $(DESTDIR)$(sysconfdir)/checkprocd/conf.d
 	test -e $(DESTDIR)$(sysconfdir)/checkprocd/checkprocd.toml || install -m 0644 deploy/checkprocd.toml $(DESTDIR)$(sysconfdir)/checkprocd
 	install -d $(DESTDIR)$(datadir)/bash-completion/completions $(DESTDIR)$(datadir)/zsh/site-functions $(DESTDIR)$(datadir)/fish/vendor_completions.d
-	for program in $(notdir $(BINARIES)); do \
-		bin/$$program completion bash >$(DESTDIR)$(datadir)/bash-completion/completions/$$program && \
-		bin/$$program completion zsh >$(DESTDIR)$(datadir)/zsh/site-functions/_$$program && \
-		bin/$$program completion fish >$(DESTDIR)$(datadir)/fish/vendor_completions.d/$$program.fish || exit 1; \
-	done
+	bin/checkprocctl completion bash >$(DESTDIR)$(datadir)/bash-completion/completions/checkprocctl
+	bin/checkprocctl completion zsh >$(DESTDIR)$(datadir)/zsh/site-functions/_checkprocctl
+	bin/checkprocctl completion fish >$(DESTDIR)$(datadir)/fish/vendor_completions.d/checkprocctl.fish
 	@$(MAKE) -s refresh
 
 .PHONY: uninstall
@@ -114,8 +112,8 @@ uninstall: ## remove what install installed, except the configuration
 		$(libdir)/systemd/system/checkprocd.service $(libdir)/systemd/catalog/checkprocd.catalog \
 		$(libdir)/sysusers.d/checkprocd.conf $(libdir)/tmpfiles.d/checkprocd.conf \
 		$(foreach page,$(notdir $(wildcard deploy/man/*.[1-8])),$(mandir)/man$(patsubst .%,%,$(suffix $(page)))/$(page)) \
-		$(foreach p,$(notdir $(BINARIES)),$(datadir)/bash-completion/completions/$(p) \
-			$(datadir)/zsh/site-functions/_$(p) $(datadir)/fish/vendor_completions.d/$(p).fish))
+		$(datadir)/bash-completion/completions/checkprocctl $(datadir)/zsh/site-functions/_checkprocctl \
+		$(datadir)/fish/vendor_completions.d/checkprocctl.fish)
 	@$(MAKE) -s refresh
 
 # What systemd has to be told after files came or went; a package does the same after its installation.

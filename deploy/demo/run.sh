@@ -36,7 +36,7 @@ outside() {
   cc -std=gnu11 -O2 -pthread -o "$dir/client" "$here/../../pkg/table/testdata/client.c"
   # Not in the foreground: a shell takes its signals only once that has ended.
   DEMO_DIR=$dir unshare "${namespaces[@]}" "$0" "$@" &
-  trap "kill -KILL $!; exit 130" INT TERM HUP # and with it goes pid 1 of the namespaces
+  trap "{ kill -KILL $!; wait $!; } 2>/dev/null; exit 130" INT TERM HUP # and with it goes pid 1 of the namespaces
   wait $!
 }
 

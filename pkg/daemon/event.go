@@ -73,6 +73,12 @@ var levels = map[guard.Level]zerolog.Level{
 	guard.LevelError:   zerolog.ErrorLevel,
 }
 
+// aboutTable are the guard's events that are about a table without naming a
+// slot.
+var aboutTable = map[guard.EventName]bool{
+	guard.EvTableAttached: true, guard.EvTableLost: true, guard.EvTableFull: true, guard.EvOldGuard: true,
+}
+
 // report writes one event: a journal record, a console line or a JSON line.
 func (d *Daemon) report(e *guard.Event) {
 	z := d.log.WithLevel(levels[e.Level]).Str("event", string(e.Name)).Str("message_id", messageIDs[e.Name])
@@ -82,7 +88,7 @@ func (d *Daemon) report(e *guard.Event) {
 	if e.Process != "" {
 		z.Str("name", e.Process)
 	}
-	if e.Table != 0 || e.Slot >= 0 {
+	if e.Table > 0 || e.Table == 0 && (e.Slot >= 0 || aboutTable[e.Name]) { // 0 is a namespace's first segment
 		z.Int32("table", int32(e.Table))
 	}
 	if e.Slot >= 0 {
@@ -112,5 +118,5 @@ func (d *Daemon) report(e *guard.Event) {
 
 // say reports an event of the daemon itself.
 func (d *Daemon) say(name guard.EventName, level guard.Level, reason, message string) {
-	d.report(&guard.Event{Name: name, Level: level, Slot: -1, Reason: reason, Message: message})
+	d.report(&guard.Event{Name: name, Level: level, Table: -1, Slot: -1, Reason: reason, Message: message})
 }

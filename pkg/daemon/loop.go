@@ -67,8 +67,10 @@ func (d *Daemon) turn(now time.Duration, exited []uint64) time.Duration {
 		d.exitNotice(guard.TargetID(id))
 	}
 	scan := d.guard.ScanDue(now)
-	if scan {
+	if scan || !d.ready { // a ladder that was under way goes on only where this guard acts
 		d.lookAtLock()
+	}
+	if scan {
 		d.lookAtTables()
 		d.scanTables()
 		d.guard.ScanDone(now)

@@ -7,6 +7,7 @@ import "time"
 const reopenWait = time.Second
 
 func (Resumed) apply(g *Guard) {
+	g.nextScan = g.clock.last + time.Microsecond
 	for ix := range g.targets {
 		t := &g.targets[ix]
 		if !t.used {
@@ -70,6 +71,11 @@ func (g *Guard) reidentified(ix int32, o Identified) {
 		t.consent = ConsentUnknown
 	}
 	g.applyPolicy(ix)
+	g.eachRecord(ix, func(tb *tableState, i int32) {
+		if tb.slots[i].phase == slotLatched {
+			g.relatch(tb, i)
+		}
+	})
 	if t.state == Ladder {
 		if sure {
 			g.resumeLadder(ix)

@@ -17,11 +17,8 @@ const StateVersion = 1
 const maxSlots = 1 << 20
 
 // maxTime bounds all times of a saved state: no host is up for a century. Sums
-// of two do not overflow. scanMax is the longest interval between two scans.
-const (
-	maxTime = 100 * 365 * 24 * time.Hour
-	scanMax = 10 * time.Second
-)
+// of two do not overflow.
+const maxTime = 100 * 365 * 24 * time.Hour
 
 var errState = errors.New("saved state is damaged")
 
@@ -32,7 +29,6 @@ func (g *Guard) Save(buf []byte) []byte {
 	w.dur(g.clock.last)
 	w.dur(g.clock.plan)
 	w.dur(g.clock.attn)
-	w.dur(g.nextScan)
 	w.u64(uint64(g.nextID))
 	w.dur(g.judgeFrom)
 	w.u32(uint32(len(g.gaps)))
@@ -156,13 +152,14 @@ func (tb *tableState) save(w *writer) {
 // Restore makes a guard from saved state. Any bytes are taken: what cannot be
 // right is an error, and nothing of it is used. The first Step after it must
 // carry [Resumed], after a [TableAttached] or [TableLost] for each of
-// [Guard.TableIDs].
+// [Guard.TableIDs]. A scan is due at once after it, and not before: a record
+// under a pid that was reused says nothing about the target of old.
 func Restore(cfg *config.Config, state []byte) (*Guard, error) {
 	g := New(cfg)
+	g.nextScan = never // until what was known is identified: see Resumed
 	r := reader{b: state}
 	g.clock = clock{last: r.upTo(maxTime), plan: r.upTo(maxTime), started: true}
 	g.clock.attn = r.upTo(g.clock.last)
-	g.nextScan = r.upTo(g.clock.last + scanMax)
 	g.nextID = TargetID(r.u64())
 	attn := g.clock.attn
 	g.judgeFrom = r.upTo(attn + gapGrace)

@@ -1,0 +1,104 @@
+package bench
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/checkprocd/checkprocd/pkg/config"
+	core "github.com/checkprocd/checkprocd/pkg/guard"
+	"github.com/checkprocd/checkprocd/pkg/internal/nstest"
+	"github.com/checkprocd/checkprocd/pkg/table"
+)
+
+// TestFigureScan measures one scan by itself, hot: all records are read, all of them have beaten, all are judged. The
+// old guard's pass is measured the same way: hot, in one process, many passes.
+func TestFigureScan(t *testing.T) {
+	if outside(t) {
+		return
+	}
+	old := nstest.CC(t, "../../table/testdata/oldguard.c")
+	startCrowd(t, clients, 30, 0, 0)
+	seg := attach(t)
+	records := make([]table.Record, seg.Len())
+	seg.Read(records)
+
+	cfg := config.Default()
+	g := core.New(&cfg)
+	now := 100 * time.Second
+	answer := func(first ...core.Observation) {
+		for todo := first; len(todo) > 0; {
+			decisions := g.Step(now, todo...)
+			todo = nil
+			for _, d := range decisions {
+				switch x := d.(type) {
+				case core.Identify:
+					todo = append(todo, core.Identified{Target: x.Target, PID: x.PID})
+				case core.AskConsent:
+					todo = append(todo, core.Consented{Target: x.Target, Consent: core.ConsentProven})
+				}
+			}
+		}
+	}
+	id := core.TableID(seg.ID())
+	scan := &core.Scan{Table: id, Records: records}
+	answer(core.Acting{Acts: true}, core.TableAttached{Table: id, Slots: len(records)}, scan)
+	now += time.Second
+	answer(scan)
+	if n := g.Tally(); n.Guarded != clients {
+		t.Fatalf("%d of %d guarded", n.Guarded, clients)
+	}
+	seen := make([]core.Observation, 1)
+
+	var oldPass, whole, step []time.Duration
+	var allocs int64
+	for range 7 {
+		oldPass = append(oldPass, oldPasses(t, old))
+		r := testing.Benchmark(func(b *testing.B) {
+			b.ReportAllocs()
+			for range b.N {
+				seg.Read(records)
+				for i := range records {
+					records[i].Token += now.Nanoseconds()
+				}
+				now += time.Second
+				seen[0] = scan
+				if d := g.Step(now, seen...); len(d) != 0 {
+					b.Fatalf("%d decisions", len(d))
+				}
+			}
+		})
+		whole, allocs = append(whole, time.Duration(r.NsPerOp())), max(allocs, r.AllocsPerOp())
+		r = testing.Benchmark(func(b *testing.B) {
+			for range b.N {
+				seg.Read(records)
+			}
+		})
+		step = append(step, time.Duration(r.NsPerOp()))
+	}
+	a, b := median(oldPass), median(whole)
+	row(t, "CPU of a scan of 1000 healthy records that all have beaten, to one of the old guard's passes, both hot and without a process start",
+		fmt.Sprintf("%s (of it reading %s) to %s: 1/%.0f", short(b), short(median(step)), short(a), float64(a)/float64(b)), "1/100", b*100 <= a)
+	row(t, "allocations of such a scan", strconv.FormatInt(allocs, 10), "0", allocs == 0)
+}
+
+// oldPasses is the CPU time of one of 100 passes of one process.
+func oldPasses(t *testing.T, program string) time.Duration {
+	t.Helper()
+	cmd := exec.Command(program, "--pass-only", "100")
+	cmd.Env = append(os.Environ(), "CHECKPROCD_TEST_NAMESPACE=1")
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("old guard: %v", err)
+	}
+	f := strings.Fields(string(out)) // passes N wall NS cpu NS …
+	ns, err := strconv.ParseInt(f[5], 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(ns) / 100
+}

@@ -535,7 +535,7 @@ func TestBrake(t *testing.T) {
 		for _, p := range w.running {
 			p.lastBeat -= 100 * sec
 		}
-		w.run(101900 * ms)
+		w.run(1900 * ms)
 		w.none(EvSignalled)
 		w.run(2 * sec)
 		if n := ladders(w, w.now); n == 0 {

@@ -25,6 +25,12 @@ func (g *Guard) wake(ix int32) {
 			g.settleState(ix)
 			return
 		}
+		// A record that is forming, or was not seen before its process proved
+		// that it joined, may have a longer timeout.
+		if t.latched < t.slots || t.consent == ConsentProven && g.scans == t.proven {
+			g.due[ix] = attn + g.cfg.Interval
+			return
+		}
 		g.due[ix] = never
 		t.state, t.rereads = Rereading, 0
 		g.eachRecord(ix, func(tb *tableState, i int32) {

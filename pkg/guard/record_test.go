@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/checkprocd/checkprocd/pkg/config"
 	"github.com/checkprocd/checkprocd/pkg/table"
 )
 
@@ -175,6 +176,19 @@ func TestForged(t *testing.T) {
 		w.run(3 * time.Minute)
 		w.want(110, w.stories(110)+" killed cleared")
 	})
+	t.Run("before it registers", func(t *testing.T) {
+		// It registers just when it is judged by the forged record.
+		for offset := time.Duration(0); offset < 70*sec; offset += 300 * ms {
+			w := newWorld(t, func(c *config.Config) { c.Interval = 3 * sec })
+			victim := w.start(110)
+			w.tb().records[3] = record(110, "forged", 1, 1)
+			w.run(10*sec + offset)
+			victim.join(4, "victim", 30)
+			victim.every, victim.next = 30*sec, w.now+30*sec
+			w.run(2 * time.Minute)
+			w.none(EvSignalled)
+		}
+	})
 	t.Run("second record", func(t *testing.T) {
 		// A client that hardly ever beats, and a second record with a short
 		// timeout, and the first wiped, and its name one of a strict rule.
@@ -234,6 +248,17 @@ func TestOrphan(t *testing.T) {
 			t.Error("cleared")
 		}
 		w.none(EvCondemned, EvCleared, EvRegistered)
+	})
+	t.Run("reused by a client", func(t *testing.T) {
+		w := newWorld(t)
+		w.tb().records[3] = record(110, "gone", 20, 1)
+		w.run(5 * sec)
+		w.client(110, "c", 5, 5*sec)
+		w.run(time.Hour)
+		w.want(110, "registered changed")
+		if len(w.held) != 1 {
+			t.Errorf("%d targets for one process", len(w.held))
+		}
 	})
 	t.Run("not while observing", func(t *testing.T) {
 		w := newWorld(t)

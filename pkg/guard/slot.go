@@ -149,7 +149,9 @@ func (g *Guard) changed(tb *tableState, i int32, r *table.Record) {
 	case slotForming:
 		s.agreed = tb.scans // begins anew
 	case slotLatched:
-		g.relatch(tb, i)
+		if !g.targets[s.owner].opening { // else it may be a successor's
+			g.relatch(tb, i)
+		}
 	}
 }
 
@@ -179,21 +181,23 @@ func (g *Guard) handOver(tb *tableState, i int32, oldPID int32) {
 
 // beginForming starts to look at a record with a new pid.
 func (g *Guard) beginForming(tb *tableState, i int32) {
-	s, r := &tb.slots[i], &tb.prev[i]
+	s := &tb.slots[i]
 	s.phase, s.agreed, s.since = slotForming, tb.scans, g.clock.attn
 	tb.forming = append(tb.forming, i)
-	if ix, ok := g.byPID[r.PID]; ok {
-		s.owner = ix
-		g.attach(ix, tb, i)
-		return
-	}
 	g.identify(tb, i)
 }
 
-// identify asks to open the process of a record, once for each pid.
+// identify asks to open the process of a record, once for each pid. Where that
+// pid is a target's already, the record is one more of it: the old record of a
+// process whose number came again must not become another target.
 func (g *Guard) identify(tb *tableState, i int32) {
-	pid := tb.prev[i].PID
-	tb.slots[i].asked = true
+	s, pid := &tb.slots[i], tb.prev[i].PID
+	if ix, ok := g.byPID[pid]; ok {
+		s.phase, s.agreed, s.owner, s.confirm = slotForming, tb.scans, ix, false
+		g.attach(ix, tb, i)
+		return
+	}
+	s.asked = true
 	refs, under := g.asking[pid]
 	g.asking[pid] = append(refs, slotRef{tb.id, i})
 	if !under {
@@ -227,6 +231,9 @@ func (g *Guard) lostBeat(tb *tableState, i int32) {
 	s := &tb.slots[i]
 	if tb.scans <= 1 {
 		return // seen for the first time
+	}
+	if s.former >= 0 {
+		g.beat(s.former) // should it have another record, a forged one maybe
 	}
 	if s.moves < 255 {
 		s.moves++

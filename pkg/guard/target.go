@@ -106,6 +106,7 @@ type target struct {
 	opening  bool          // known from the registry only; no pidfd is held yet
 
 	consent   Consent
+	proven    uint64 // scans so far when consent was proven
 	asking    bool
 	planned   bool // to be asked again later
 	backoff   time.Duration
@@ -204,6 +205,9 @@ func (g *Guard) attach(ix int32, tb *tableState, i int32) {
 		g.settleState(ix)
 	case Ended, Ladder, Unkillable:
 	default:
+		if t.slots > 1 {
+			g.beat(ix) // as above: who registers runs
+		}
 		if t.slots > 1 && t.known {
 			e := g.about(ix, EvChanged, LevelNotice, "several records")
 			e.Table, e.Slot = tb.id, i
@@ -501,6 +505,16 @@ func (o Consented) apply(g *Guard) {
 	if o.Consent != ConsentUnknown || before != ConsentProven {
 		t.consent = o.Consent // what was proven stands while it cannot be read
 	}
+	if t.consent == ConsentProven && before != ConsentProven {
+		t.proven = g.scans
+		if t.state == Late {
+			// It joined just now, so the record that it is late by may be a
+			// forged one, and its own has not been seen yet.
+			g.forgetLate(t.id)
+			t.state, t.verdict, g.due[ix] = Guarded, "unverified", g.clock.attn
+			t.awaitLook, t.awaitAsk = false, false
+		}
+	}
 	switch {
 	case t.opening: // its identity does not stand yet
 		t.consent = before
@@ -521,7 +535,7 @@ func (o Consented) apply(g *Guard) {
 		t.backoff = retryMin
 		if before != ConsentProven {
 			t.complaint = ""
-			if t.state == Watched || t.state == Guarded {
+			if t.state == Watched {
 				g.settleState(ix)
 			}
 			if t.state == Reported && t.verdict == "unverified" {

@@ -121,7 +121,6 @@ type proc struct {
 	termIn  time.Duration
 	stays   bool // it does not end on SIGKILL, until it is let go
 	pending bool // it got one
-	wipes   bool // a clean exit wipes its record
 
 	timeout time.Duration // the longest that it registered with, for the world's checks
 }
@@ -295,9 +294,9 @@ func (w *world) post(d time.Duration, o Observation) {
 func (w *world) stall(d time.Duration) { w.stalledUntil = max(w.stalledUntil, w.now+d) }
 
 // freeze stops daemon and processes together for d: work under way goes on
-// afterwards where it was.
+// afterwards where it was. The time passes at once.
 func (w *world) freeze(d time.Duration) {
-	w.stall(d)
+	w.now += d
 	for _, p := range w.running {
 		p.next += d
 		p.lastBeat += d // for the world's checks: the process had no chance
@@ -432,7 +431,7 @@ func (w *world) wake() {
 			}
 		}
 	}
-	if next := w.g.Next(); next <= w.now {
+	if next := w.g.Next(); next <= w.now && !w.g.ScanDue(w.now) {
 		w.t.Fatalf("%v: the guard wants to be woken at once, again", next)
 	}
 }

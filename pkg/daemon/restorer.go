@@ -3,6 +3,8 @@ package daemon
 import (
 	"context"
 	"fmt"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/checkprocd/checkprocd/pkg/guard"
@@ -15,18 +17,81 @@ const (
 	restoreQueue = 1024
 	// restoreTimeout bounds one look and start: a start job waits for the unit.
 	restoreTimeout = 90 * time.Second
+	// learnTimeout bounds the question for a main process; maxMains bounds how
+	// many answers are kept.
+	learnTimeout = 10 * time.Second
+	maxMains     = 8192
 )
 
 // restorer brings units back over D-Bus, one after the other, on its own
-// goroutine: the bus can stall.
+// goroutine: the bus can stall. While its targets are alive it learns which are
+// main processes: systemd forgets that of a service that ended well, unless
+// another unit that is loaded refers to it.
 type restorer struct {
 	units systemd.Units
 	queue chan guard.RestoreUnit
+	learn chan candidate
 	post  func(guard.Observation)
+
+	mu    sync.Mutex
+	mains map[string]int32 // the last known main process of each service
+}
+
+// candidate is a process of a unit that may be its main one.
+type candidate struct {
+	unit string
+	pid  int32
 }
 
 func newRestorer(post func(guard.Observation)) *restorer {
-	return &restorer{queue: make(chan guard.RestoreUnit, restoreQueue), post: post}
+	return &restorer{queue: make(chan guard.RestoreUnit, restoreQueue), learn: make(chan candidate, restoreQueue), post: post,
+		mains: map[string]int32{}}
+}
+
+// meet has a new target looked at, if it may be a main process: those are
+// children of systemd. Where too many wait, what systemd knows at the end of it
+// has to do.
+func (r *restorer) meet(p guard.Facts, pid int32) {
+	if p.PPID != 1 || !strings.HasSuffix(p.Unit, ".service") {
+		return
+	}
+	select {
+	case r.learn <- candidate{p.Unit, pid}:
+	default:
+	}
+}
+
+func (r *restorer) learnMains(ctx context.Context) {
+	for {
+		select {
+		case m := <-r.learn:
+			ctx, cancel := context.WithTimeout(ctx, learnTimeout)
+			pid, err := r.units.MainPID(ctx, m.unit)
+			cancel()
+			if err != nil || pid != m.pid {
+				continue
+			}
+			r.mu.Lock()
+			if len(r.mains) >= maxMains {
+				clear(r.mains)
+			}
+			r.mains[m.unit] = pid
+			r.mu.Unlock()
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// wasMain says whether pid was the unit's main process, by what systemd says
+// now or, when it has forgotten, by what it said then.
+func (r *restorer) wasMain(state systemd.UnitState, unit string, pid int32) bool {
+	if state.ExecMainPID != 0 {
+		return state.ExecMainPID == pid
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.mains[unit] == pid
 }
 
 func (r *restorer) ask(x guard.RestoreUnit) {
@@ -39,6 +104,9 @@ func (r *restorer) ask(x guard.RestoreUnit) {
 
 func (r *restorer) run(ctx context.Context) {
 	defer r.units.Close()
+	var learning sync.WaitGroup
+	learning.Go(func() { r.learnMains(ctx) })
+	defer learning.Wait()
 	for {
 		select {
 		case x := <-r.queue:
@@ -58,7 +126,7 @@ func (r *restorer) restore(ctx context.Context, x guard.RestoreUnit) guard.Resto
 	case err != nil:
 		out.Failed, out.Reason = true, err.Error()
 		return out
-	case state.ExecMainPID != x.PID:
+	case !r.wasMain(state, x.Unit, x.PID):
 		out.Reason = fmt.Sprintf("pid %d was not its main process", x.PID)
 		return out
 	case !state.Down():

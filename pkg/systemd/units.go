@@ -57,6 +57,21 @@ func (u *Units) State(ctx context.Context, unit string) (UnitState, error) {
 	return unitState(properties), nil
 }
 
+// MainPID returns the main process of a service, 0 while it has none.
+func (u *Units) MainPID(ctx context.Context, unit string) (int32, error) {
+	conn, err := u.connection(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("read main process of %s: %w", unit, err)
+	}
+	property, err := conn.GetServicePropertyContext(ctx, unit, "MainPID")
+	if err != nil {
+		u.failed(conn, err)
+		return 0, fmt.Errorf("read main process of %s: %w", unit, err)
+	}
+	pid, _ := property.Value.Value().(uint32)
+	return int32(pid), nil
+}
+
 // Start starts a unit (mode replace) and waits for the job's result: done, canceled, timeout, failed, dependency or
 // skipped.
 func (u *Units) Start(ctx context.Context, unit string) (result string, err error) {

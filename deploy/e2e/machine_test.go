@@ -344,6 +344,7 @@ func startOnOwnThread(t *testing.T, cmd *exec.Cmd) (ended <-chan error) {
 
 func writeTree(t *testing.T, dir string, files Files) {
 	t.Helper()
+	mkdir(t, dir)
 	for name, text := range files {
 		at := filepath.Join(dir, name)
 		if strings.HasSuffix(name, "/") {

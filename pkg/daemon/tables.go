@@ -20,6 +20,8 @@ type attached struct {
 	removed bool
 	atime   int64
 	lpid    int32
+	comm    string // name of lpid, when it attached
+	again   int    // scans until its attach is told once more
 }
 
 // tables are the segment under the key, those that were removed under live
@@ -189,14 +191,28 @@ func systemUIDMax() int {
 	return 999
 }
 
-// lookAtAttachment hands shm_atime and shm_lpid to the guard when they moved.
+// attachmentAgain is after how many scans an attach is told once more: a client
+// that attached has its record by then, an old guard never has one.
+const attachmentAgain = 2
+
+// lookAtAttachment hands shm_atime and shm_lpid to the guard when they moved,
+// and once more.
 func (d *Daemon) lookAtAttachment(a *attached) {
 	st, err := a.seg.Stat()
-	if err != nil || st.ATime == a.atime && st.LPID == a.lpid {
+	if err != nil {
 		return
 	}
-	a.atime, a.lpid = st.ATime, st.LPID
-	d.see(guard.Attachment{Table: a.id, ATime: st.ATime, LastPID: st.LPID, Comm: commOf(st.LPID)})
+	switch {
+	case st.ATime != a.atime || st.LPID != a.lpid:
+		a.atime, a.lpid, a.comm, a.again = st.ATime, st.LPID, commOf(st.LPID), attachmentAgain
+	case a.again == 0:
+		return
+	default:
+		if a.again--; a.again > 0 {
+			return
+		}
+	}
+	d.see(guard.Attachment{Table: a.id, ATime: st.ATime, LastPID: st.LPID, Comm: a.comm})
 }
 
 // commOf is the name of a process, "" when there is none of that number.

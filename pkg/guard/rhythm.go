@@ -105,7 +105,7 @@ func (r *rhythm) period() time.Duration {
 }
 
 func (o GuardCaught) apply(g *Guard) {
-	if o.Comm != "" {
+	if o.Comm != "" && !g.isClient(o.PID) {
 		g.rhythm.pid, g.rhythm.comm = o.PID, o.Comm
 	}
 }

@@ -549,9 +549,13 @@ func (o Consented) apply(g *Guard) {
 	g.askLater(ix)
 }
 
-// complain reports that a target's consent is not proven, once for each reason.
+// complain reports that a target's consent is not proven, once for each reason,
+// and not while its record is forming: it is asked again soon.
 func (g *Guard) complain(ix int32, reason string) {
 	t := &g.targets[ix]
+	if t.latched == 0 {
+		return
+	}
 	verdict := "forged"
 	switch t.consent {
 	case ConsentNotMapped:

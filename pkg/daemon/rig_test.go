@@ -25,6 +25,7 @@ import (
 	"github.com/checkprocd/checkprocd/pkg/control"
 	"github.com/checkprocd/checkprocd/pkg/guard"
 	"github.com/checkprocd/checkprocd/pkg/internal/nstest"
+	"github.com/checkprocd/checkprocd/pkg/process"
 	"github.com/checkprocd/checkprocd/pkg/table"
 )
 
@@ -263,6 +264,16 @@ func (g *guardian) signal(sig os.Signal) {
 	if err := g.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		g.t.Errorf("send %v to the daemon: %v", sig, err)
 	}
+}
+
+// pause stops the real binary and waits until it stands still.
+func (g *guardian) pause() {
+	g.t.Helper()
+	g.signal(unix.SIGSTOP)
+	eventually(g.t, "the daemon is stopped", func() bool {
+		_, state, err := process.ParentOf(g.pid())
+		return err == nil && state == 'T'
+	})
 }
 
 func (g *guardian) pid() int32 {

@@ -32,8 +32,7 @@ func TestRandom(t *testing.T) {
 				i := slot()
 				// Who lost its record beats on into it: the next owner's hang is
 				// hidden, and nothing can be done about that.
-				lost := slices.ContainsFunc(w.running, func(o *proc) bool { return o.slot == i })
-				if w.procs[pid] != nil || w.tb().records[i].PID != 0 || lost {
+				if w.procs[pid] != nil || w.tb().records[i].PID != 0 || lost(w, i) {
 					continue
 				}
 				p = w.start(pid)
@@ -64,12 +63,16 @@ func TestRandom(t *testing.T) {
 					w.restart()
 				}
 			case action == 10: // a second record for it
-				// Not before its own was latched: nobody can tell them apart then.
-				if i, v := slot(), viewOf(w, p.pid); w.tb().records[i] == (table.Record{}) && v != nil && w.held[v.ID] == p && v.Timeout >= p.timeout {
+				if i := slot(); w.tb().records[i] == (table.Record{}) && !lost(w, i) && known(w, p) && p.rec().PID == p.pid {
 					w.tb().records[i] = record(p.pid, "forged", rapid.Int32Range(-1, 40).Draw(r, "forged timeout"), 1)
 				}
 			case action == 11: // a record of it is wiped by somebody
-				w.tb().records[slot()] = table.Record{}
+				// Not while a ladder is under way, which that does not stop, and not
+				// so that a forged one alone is left.
+				i := slot()
+				if q := w.procs[w.tb().records[i].PID]; known(w, q) && w.now-q.lastBeat < q.timeout && len(viewOf(w, q.pid).Slots) == 1 {
+					w.tb().records[i] = table.Record{}
+				}
 			case action == 12 && p != w.unreadable && w.now-p.lastBeat < p.timeout: // exec, before it is late
 				p.consent, p.every = ConsentNotMapped, 0
 			case action == 13 && p.consent == ConsentProven:
@@ -110,6 +113,21 @@ func TestRandom(t *testing.T) {
 			}
 		}
 	})
+}
+
+// lost says whether a process that lives beats into a slot.
+func lost(w *world, i int) bool {
+	return slices.ContainsFunc(w.running, func(o *proc) bool { return o.slot == i })
+}
+
+// known says whether the record of a process was latched. Before that nobody can
+// tell it from one that is forged for it, should its own be wiped.
+func known(w *world, p *proc) bool {
+	if p == nil {
+		return false
+	}
+	v := viewOf(w, p.pid)
+	return v != nil && w.held[v.ID] == p && v.Timeout >= p.timeout
 }
 
 func viewOf(w *world, pid int32) *View {

@@ -260,6 +260,28 @@ func TestOrphan(t *testing.T) {
 			t.Errorf("%d targets for one process", len(w.held))
 		}
 	})
+	for _, moved := range []bool{false, true} {
+		t.Run("taken over by a client", func(t *testing.T) {
+			// It finds the record under its own pid, and goes on with it.
+			w := newWorld(t)
+			w.tb().records[10] = record(110, "c", 60, 1)
+			w.run(5 * sec)
+			if moved {
+				w.tb().records[10].Token++
+				w.run(5 * sec)
+			}
+			w.start(110).join(10, "c", 60)
+			w.run(5 * sec)
+			p := w.procs[110]
+			p.every, p.next = 20*sec, w.now
+			w.run(5 * time.Minute)
+			p.hang()
+			w.run(5 * time.Minute)
+			if got := w.story(110); got[len(got)-1] != "cleared" || len(w.signals) != 2 {
+				t.Errorf("%s", w)
+			}
+		})
+	}
 	t.Run("not while observing", func(t *testing.T) {
 		w := newWorld(t)
 		w.acts = false

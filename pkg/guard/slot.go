@@ -46,13 +46,13 @@ type slot struct {
 	former  int32 // index of the target that had it before it was wiped, -1: none
 	phase   slotPhase
 	said    uint8
-	moves   uint8 // beats seen while nobody owned it, saturating
+	moves   uint8 // beats seen while it was nobody's, saturating
 	asked   bool  // Identify is under way
 	confirm bool  // ask once more whether the pid is gone, then clear
 
 	timeout int32 // latched, seconds
 	agreed  uint64
-	since   time.Duration // token last moved (orphan), or next try (retry)
+	since   time.Duration // token last moved (orphan), or next try (retry, foreign)
 	backoff time.Duration
 	name    [table.NameSize]byte // latched
 }
@@ -183,7 +183,7 @@ func (g *Guard) handOver(tb *tableState, i int32, oldPID int32) {
 func (g *Guard) beginForming(tb *tableState, i int32) {
 	s := &tb.slots[i]
 	s.phase, s.agreed, s.since = slotForming, tb.scans, g.clock.attn
-	tb.forming = append(tb.forming, i)
+	g.listWaiting(tb, i)
 	g.identify(tb, i)
 }
 
@@ -194,6 +194,7 @@ func (g *Guard) identify(tb *tableState, i int32) {
 	s, pid := &tb.slots[i], tb.prev[i].PID
 	if ix, ok := g.byPID[pid]; ok {
 		s.phase, s.agreed, s.owner, s.confirm = slotForming, tb.scans, ix, false
+		g.listWaiting(tb, i)
 		g.attach(ix, tb, i)
 		return
 	}
@@ -211,12 +212,16 @@ func (g *Guard) slotBeat(tb *tableState, i int32) {
 	s := &tb.slots[i]
 	switch s.phase {
 	case slotOrphan, slotForeign:
-		s.since, s.confirm = g.clock.attn, false
+		// Perhaps a new process has the number by now, and took over the record
+		// that it found under it.
+		s.moves, s.confirm = min(s.moves, 254)+1, false
 		if s.phase == slotOrphan {
-			s.phase = slotForeign
-			e := g.aboutSlot(tb, i, EvForeign, LevelWarning, "token moves under a pid that is nobody here")
-			e.Message = fmt.Sprintf("slot %d names %s, which does not exist here, but its heartbeat moves: a process of another pid namespace, or children of a dead parent; leaving it alone", i, who(e.PID, e.Process))
-			g.emit(e)
+			s.since, s.backoff = g.clock.attn, 0
+			g.identify(tb, i)
+		} else if g.clock.attn >= s.since {
+			s.backoff = min(max(2*s.backoff, retryMin), retryMax)
+			s.since = g.clock.attn + s.backoff
+			g.identify(tb, i)
 		}
 	default:
 		if s.owner >= 0 {
@@ -381,14 +386,23 @@ func (t *target) lengthen(timeout int32) {
 // orphanFound takes in that the pid of a record is nobody here.
 func (g *Guard) orphanFound(tb *tableState, i int32) {
 	s := &tb.slots[i]
-	if s.phase == slotOrphan {
-		if s.confirm {
-			s.confirm = false
-			g.clear(tb, i)
-		}
+	switch {
+	case s.phase == slotForeign:
+		return
+	case s.phase == slotOrphan && s.confirm:
+		s.confirm = false
+		g.clear(tb, i)
+		return
+	case s.phase == slotOrphan && s.moves < 2: // one move: somebody registered, and ended
+		return
+	case s.phase == slotOrphan:
+		s.phase = slotForeign
+		e := g.aboutSlot(tb, i, EvForeign, LevelWarning, "token moves under a pid that is nobody here")
+		e.Message = fmt.Sprintf("slot %d names %s, which does not exist here, but its heartbeat moves: a process of another pid namespace, or children of a dead parent; leaving it alone", i, who(e.PID, e.Process))
+		g.emit(e)
 		return
 	}
-	s.phase, s.owner = slotOrphan, -1
+	s.phase, s.owner, s.moves = slotOrphan, -1, 0
 	s.since = g.clock.attn
 	g.listWaiting(tb, i)
 }

@@ -13,8 +13,9 @@ import (
 // every change of their meaning; another version is never read.
 const StateVersion = 1
 
-// maxSlots bounds what a damaged state can make Restore allocate.
-const maxSlots = 1 << 20
+// maxSlots bounds what a damaged state can make Restore allocate: all records of
+// all tables, and all targets. A table has 100 000 records at most.
+const maxSlots = 1 << 18
 
 // maxTime bounds all times of a saved state: no host is up for a century. Sums
 // of two do not overflow.
@@ -288,7 +289,11 @@ func (t *target) restore(r *reader, attn time.Duration) {
 
 func (g *Guard) restoreTable(r *reader) error {
 	id, removed, scans, full := TableID(r.u32()), r.flag(), r.u64(), r.u8()
-	n := r.count(maxSlots)
+	known := 0
+	for _, tb := range g.tables {
+		known += len(tb.slots)
+	}
+	n := r.count(maxSlots - known)
 	entries := r.count(n)
 	if r.bad || g.table(id) != nil {
 		return errState

@@ -66,7 +66,7 @@ fuzz: ## each fuzz target, FUZZTIME=2000x executions
 
 .PHONY: e2e
 e2e: build ## end-to-end tests: booted systemd 252 and 257 (root only)
-	$(GO) test -count=1 -timeout=20m ./deploy/e2e
+	$(GO) test -count=1 -parallel=12 -timeout=20m ./deploy/e2e
 
 .PHONY: bench
 bench: ## benchmarks

@@ -43,12 +43,19 @@ var stage = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	const c = "../../pkg/table/testdata/"
+	src := filepath.Join(at, "usr/src/checkprocd")
 	for _, args := range [][]string{
 		{"make", "-s", "-C", "../..", "install", "DESTDIR=" + at, "PREFIX=/usr"},
+		{"install", "-d", src, filepath.Join(src, "cmd"), filepath.Join(src, "pkg")},
+		{"cp", "-a", "../../Makefile", "../../go.mod", "../../go.sum", "../../bin", "../../deploy", src}, // for TestMakeInstall
+		{"go", "test", "-c", "-o", filepath.Join(rig, "control.test"), "../../pkg/control"},
+		{"go", "build", "-trimpath", "-ldflags=-X main.version=next", "-o", filepath.Join(rig, "checkprocd-next"), "../../cmd/checkprocd"},
 		{"cc", "-std=gnu11", "-O2", "-static", "-pthread", "-o", filepath.Join(rig, "client"), c + "client.c"},
 		{"cc", "-std=gnu11", "-O2", "-static", "-o", filepath.Join(rig, "oldguard"), c + "oldguard.c"},
 	} {
-		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+		cmd := exec.Command(args[0], args[1:]...)
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
 			return "", fmt.Errorf("%s: %w\n%s", strings.Join(args, " "), err, out)
 		}
 	}
@@ -113,9 +120,13 @@ func (m *Machine) list() map[string]control.Target {
 
 func (m *Machine) fromJSON(command string, into any) {
 	m.t.Helper()
-	out := m.Run(command)
-	if err := json.Unmarshal([]byte(out), into); err != nil {
-		m.t.Fatalf("%s: %s: %v\n%s", m.Root, command, err, out)
+	m.parse(m.Run(command), into)
+}
+
+func (m *Machine) parse(text string, into any) {
+	m.t.Helper()
+	if err := json.Unmarshal([]byte(text), into); err != nil {
+		m.t.Fatalf("%s: %v\n%s", m.Root, err, text)
 	}
 }
 
@@ -199,11 +210,12 @@ func (m *Machine) sysvipc(kind string) map[string]string {
 	return nil
 }
 
-// startTook is from the fork of the guard's process to its READY=1, as systemd measured it.
-func (m *Machine) startTook() time.Duration {
+// startTook is from the fork of a service's process to its being active, with READY=1 or, of Type=exec, when it is
+// executed, as systemd measured it.
+func (m *Machine) startTook(unit string) time.Duration {
 	m.t.Helper()
-	from, err1 := strconv.ParseInt(m.Property("checkprocd", "InactiveExitTimestampMonotonic"), 10, 64)
-	to, err2 := strconv.ParseInt(m.Property("checkprocd", "ActiveEnterTimestampMonotonic"), 10, 64)
+	from, err1 := strconv.ParseInt(m.Property(unit, "InactiveExitTimestampMonotonic"), 10, 64)
+	to, err2 := strconv.ParseInt(m.Property(unit, "ActiveEnterTimestampMonotonic"), 10, 64)
 	if err1 != nil || err2 != nil || to < from {
 		m.t.Fatalf("%s: start took from %d to %d: %v, %v", m.Root, from, to, err1, err2)
 	}

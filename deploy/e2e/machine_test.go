@@ -50,8 +50,10 @@ type Machine struct {
 // directory; content that begins with "#!" is executable.
 type Files map[string]string
 
-// eachSystemd runs a scenario against every systemd that there is a root of.
+// eachSystemd runs a scenario against every systemd that there is a root of, beside all others: they mostly wait
+// (go test -parallel says how many at once).
 func eachSystemd(t *testing.T, scenario func(t *testing.T, root string)) {
+	t.Parallel()
 	for _, root := range []string{"bookworm", "trixie"} {
 		t.Run(root, func(t *testing.T) {
 			t.Parallel()

@@ -251,10 +251,11 @@ func (d *Daemon) openRegistry() {
 	file, payload, err := registry.Open(d.saved.path, guard.StateVersion, boot)
 	d.registry = file
 	if err != nil {
-		d.degraded("registry", fmt.Sprintf("registry: %v", err))
 		if file == nil {
+			d.degraded("registry", fmt.Sprintf("no registry: %v; a restart forgets what was seen", err))
 			return
 		}
+		d.degraded("registry", fmt.Sprintf("registry: %v", err))
 	}
 	if payload == nil {
 		return

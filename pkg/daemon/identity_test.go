@@ -455,4 +455,3 @@ func TestOldGuardBesides(t *testing.T) {
 	}
 	t.Errorf("no finding about it: %+v", found)
 }
-

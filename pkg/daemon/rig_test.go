@@ -169,10 +169,12 @@ func embed(t *testing.T, c config.Config, change ...func(*Options)) *guardian {
 	}
 	g := &guardian{t: t, cfg: c, hup: make(chan os.Signal, 1), ended: make(chan struct{})}
 	g.path = filepath.Join(c.RuntimeDir, "test.toml")
-	g.write(c)
 	opts := Options{Config: c, ConfigPath: g.path, Version: "test", Hangup: g.hup, Stderr: w}
 	for _, f := range change {
 		f(&opts)
+	}
+	if opts.ConfigPath == g.path {
+		g.write(c)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	g.halt = cancel

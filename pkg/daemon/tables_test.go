@@ -275,4 +275,3 @@ func TestTableModes(t *testing.T) {
 		t.Errorf("after the end of the guard: %+v, %v", st, err)
 	}
 }
-

@@ -91,16 +91,15 @@ func (s *system) openProcess(pid int32) (*Process, error) {
 		return nil, err
 	}
 
-	facts, err := s.facts(pid)
-	// The look through the pidfd comes after the reads and decides: a pid is reused only after its pidfd has become
-	// readable.
-	if exited(fd) {
-		err = ErrGone
-		// Signal 0 reaches a zombie and not a reaped process. EPERM also means that there is somebody.
-		if e := unix.PidfdSendSignal(fd, 0, nil, 0); e != unix.ESRCH {
-			err = ErrZombie
+	// An ended one is found out before the reads, which cost ten times as much.
+	var facts Facts
+	if err = ended(pid, fd); err == nil {
+		facts, err = s.facts(pid)
+		// The look through the pidfd comes after the reads and decides: a pid is reused only after its pidfd has
+		// become readable.
+		if gone := ended(pid, fd); gone != nil {
+			err = gone
 		}
-		err = fmt.Errorf("open pidfd %d: %w", pid, err)
 	}
 	if err != nil {
 		unix.Close(fd)
@@ -108,6 +107,19 @@ func (s *system) openProcess(pid int32) (*Process, error) {
 	}
 	facts.Inode = pidfdInode(fd)
 	return &Process{Facts: facts, sys: s, fd: fd}, nil
+}
+
+// ended is nil while the process behind a pidfd lives, else it is ErrGone or ErrZombie.
+func ended(pid int32, fd int) error {
+	if !exited(fd) {
+		return nil
+	}
+	err := ErrGone
+	// Signal 0 reaches a zombie and not a reaped process. EPERM also means that there is somebody.
+	if e := unix.PidfdSendSignal(fd, 0, nil, 0); e != unix.ESRCH {
+		err = ErrZombie
+	}
+	return fmt.Errorf("open pidfd %d: %w", pid, err)
 }
 
 // pidfd opens the pidfd of a thread-group leader.

@@ -166,8 +166,11 @@ func (m *Machine) awaitReady(notify *net.UnixConn, ended <-chan error) error {
 					if m.leader == 0 {
 						err = errors.New("ready, but nspawn did not name the machine's pid 1")
 					}
-					ready <- err
-					_ = notify.SetReadDeadline(time.Time{}) // and go on: nspawn has more to say, at its end
+					select {
+					case ready <- err:
+					default: // pid 1 is ready again after each daemon-reload
+					}
+					_ = notify.SetReadDeadline(time.Time{}) // and go on: who is not read to blocks, pid 1 as well
 				}
 			}
 		}

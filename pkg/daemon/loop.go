@@ -145,14 +145,16 @@ func (d *Daemon) lookAtLock() {
 		return
 	}
 	held, holder, err := d.lock.TryAcquire()
-	var hostile *table.ForeignLockError
-	if errors.As(err, &hostile) && os.Geteuid() == 0 && d.registry != nil {
+	if err != nil && d.registry != nil && os.Geteuid() == 0 {
 		// Any user can make the lock's object first, and removing it takes
 		// CAP_SYS_ADMIN, which the unit does not have. Nobody may switch the guard
 		// off by that: the registry's lock keeps two guards of root apart.
-		held, holder = true, 0
-		d.degraded("lock", fmt.Sprintf("%v; acting without it. Remove it: ipcrm -s %d", err, hostile.ID))
-		err = nil
+		var hostile *table.ForeignLockError
+		if errors.As(err, &hostile) {
+			held, holder = true, 0
+			d.degraded("lock", fmt.Sprintf("%v; acting without it. Remove it: ipcrm -s %d", err, hostile.ID))
+			err = nil
+		}
 	}
 	now := lockView{held: held, holder: holder}
 	if err != nil {

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"fmt"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -9,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/checkprocd/checkprocd/pkg/guard"
+	"github.com/checkprocd/checkprocd/pkg/table"
 )
 
 // TestTwoGuards: one acts; the other says who does, and takes over when that one is killed.
@@ -121,4 +123,42 @@ func TestSameRuntimeDir(t *testing.T) {
 	first.scans(3)
 	first.none(want{event: evDegraded, reason: "registry"}, want{event: guard.EvRegistered, pid: client.pid})
 	first.untouched(client)
+}
+
+// TestHostileLock: another user made the object of the right to act first, and holds it for ever.
+func TestHostileLock(t *testing.T) {
+	for name, change := range map[string][]func(*exec.Cmd){
+		"removed":       nil,
+		"not removable": {wrap("setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if namespaces(t) {
+				return
+			}
+			const setval = 16 // SETVAL of sys/sem.h
+			asUID(1001, func() {
+				id, _, errno := unix.RawSyscall(unix.SYS_SEMGET, table.ActorKey, 1, unix.IPC_CREAT|unix.IPC_EXCL|0o666)
+				if errno == 0 {
+					_, _, errno = unix.RawSyscall6(unix.SYS_SEMCTL, id, 0, setval, 1, 0, 0)
+				}
+				if errno != 0 {
+					t.Errorf("plant a semaphore: %v", errno)
+				}
+			})
+			g := launch(t, testConfig(t), change...)
+			g.await(want{event: guard.EvActing})
+			if change != nil {
+				if e := g.await(want{event: evDegraded, reason: "lock"}); !strings.Contains(e.Message, "ipcrm -s") {
+					t.Errorf("%s", e.Message)
+				}
+			}
+			target := run(t, "--name target --timeout 1 --beat 100 --beats 3 --default-term")
+			target.endsBy(unix.SIGTERM)
+			g.scans(10)
+			g.none(want{event: guard.EvObserving})
+			if n := len(g.find(want{event: evDegraded, reason: "lock"})); n > 1 {
+				t.Errorf("said %d times", n)
+			}
+		})
+	}
 }

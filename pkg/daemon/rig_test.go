@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -569,3 +570,19 @@ func sleeper(t testing.TB) *client { t.Helper(); return spawn(t, "/bin/sleep", [
 
 // settle lets a stretch pass in which something must not happen.
 func settle(d time.Duration) { time.Sleep(d) }
+
+// asUID runs f on a thread that belongs to another user, and that ends with f.
+func asUID(uid uintptr, f func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread()
+		for _, call := range []uintptr{unix.SYS_SETRESGID, unix.SYS_SETRESUID} {
+			if _, _, errno := unix.RawSyscall(call, uid, uid, uid); errno != 0 {
+				panic(fmt.Sprintf("become uid %d: %v", uid, errno))
+			}
+		}
+		f()
+	}()
+	<-done
+}

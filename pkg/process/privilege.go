@@ -3,6 +3,9 @@ package process
 import (
 	"errors"
 	"fmt"
+	"os"
+	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -41,6 +44,41 @@ func LockMemory() error {
 	}
 	if err != nil {
 		return fmt.Errorf("lock memory: %w", err)
+	}
+	return nil
+}
+
+// FineTimer is the kernel's own timer slack: how late it may end a sleep, to end several with one wake-up.
+const FineTimer = 50 * time.Microsecond
+
+// TimerSlack lets sleeps of all threads of this process, also of those to come, end up to d late. Not those on a
+// timerfd: a Poller's are exact whatever the slack. When one goroutine waits in a system call, Go's runtime watches it
+// with some sixty naps of 20 µs, for 10 ms, before it goes to sleep itself; with a slack of 2 ms these are eight. For a
+// process that wakes up twice a second they are most of its CPU time: 1.4 of 1.9 ms a second. Needs CAP_SYS_NICE, unless
+// it was inherited (TimerSlackNSec= of systemd).
+func TimerSlack(d time.Duration) error {
+	now, err := unix.PrctlRetInt(unix.PR_GET_TIMERSLACK, 0, 0, 0, 0)
+	if err == nil && time.Duration(now) == d {
+		return nil
+	}
+	threads, err := os.ReadDir("/proc/self/task")
+	if err != nil {
+		return fmt.Errorf("set timer slack: %w", err)
+	}
+	var refused error
+	for _, t := range threads {
+		err := os.WriteFile("/proc/"+t.Name()+"/timerslack_ns", []byte(strconv.FormatInt(d.Nanoseconds(), 10)), 0)
+		if err != nil && !errors.Is(err, os.ErrNotExist) { // ended meanwhile
+			refused = fmt.Errorf("set timer slack: %w", err)
+		}
+	}
+	return refused
+}
+
+// ThreadTimerSlack is TimerSlack for the calling thread alone. The goroutine must be locked to it.
+func ThreadTimerSlack(d time.Duration) error {
+	if err := unix.Prctl(unix.PR_SET_TIMERSLACK, uintptr(d), 0, 0, 0); err != nil {
+		return fmt.Errorf("set timer slack: %w", err)
 	}
 	return nil
 }

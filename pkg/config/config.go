@@ -180,3 +180,6 @@ func runtimeDir(getenv func(string) string, euid int) string {
 	}
 	return "/run/checkprocd"
 }
+
+// SignalName is the name of the step's signal: SIGTERM.
+func (s Step) SignalName() string { return unix.SignalName(s.Signal) }

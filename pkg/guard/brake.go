@@ -34,6 +34,7 @@ type brake struct {
 	queue    []TargetID // held, oldest first
 	proven   int        // ladders that ended their target, since the last release
 	heldBeat bool       // a held or released one beat, since the last release
+	delayed  bool       // a gap has put the next release off
 
 	held, spared, released int // of this wave
 }
@@ -105,9 +106,11 @@ func (g *Guard) settle() {
 				continue
 			}
 			if b.on {
+				g.sayCondemned(ix, "held by the brake")
 				b.queue = append(b.queue, id)
 				b.held++
 			} else {
+				g.sayCondemned(ix, "ending it")
 				g.begin(ix)
 			}
 		}
@@ -139,7 +142,7 @@ func (g *Guard) releaseBraked() {
 		}
 		b.next = attn + brakePace
 	}
-	for len(b.queue) > 0 && attn >= g.judgeFrom {
+	for len(b.queue) > 0 {
 		ix, ok := g.byID[b.queue[0]]
 		if ok && attn-g.targets[ix].brakedSince < brakeMax {
 			b.next = min(b.next, g.targets[ix].brakedSince+brakeMax)
@@ -160,13 +163,19 @@ func (g *Guard) releaseBraked() {
 	*b = brake{}
 }
 
-// letGo begins the ladder of the one that was held longest.
+// letGo lets the one go that was held longest: what it was condemned on is old by
+// now, so it is looked at again, and then its ladder begins.
 func (g *Guard) letGo() {
 	b := &g.brake
 	id := b.queue[0]
 	b.queue = b.queue[1:]
 	if ix, ok := g.byID[id]; ok && g.targets[ix].state == Braked {
 		b.released++
-		g.begin(ix)
+		if g.targets[ix].opening {
+			g.begin(ix)
+			return
+		}
+		g.targets[ix].let = true
+		g.gather(ix)
 	}
 }

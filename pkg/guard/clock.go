@@ -20,6 +20,8 @@ const (
 	// gapAlarmCount gaps within gapAlarmWindow are an alarm of their own.
 	gapAlarmCount  = 3
 	gapAlarmWindow = 10 * time.Minute
+	// gapsKept bounds how many are remembered.
+	gapsKept = 100
 )
 
 // clock is the attention clock. It advances from wake to wake by at most the

@@ -68,6 +68,10 @@ type BeginLadder struct {
 	Places []Place
 }
 
+// CancelLadder asks to send no further signal to a target: the right to act was
+// lost ([LadderReport] with LadderCancelled follows).
+type CancelLadder struct{ Target TargetID }
+
 // CheckReaped asks whether an ended target is still a zombie, at once.
 type CheckReaped struct {
 	Target TargetID
@@ -101,6 +105,7 @@ func (AskConsent) decision()      {}
 func (LookAt) decision()          {}
 func (Clear) decision()           {}
 func (BeginLadder) decision()     {}
+func (CancelLadder) decision()    {}
 func (CheckReaped) decision()     {}
 func (RestoreUnit) decision()     {}
 func (RepairSemaphore) decision() {}

@@ -99,11 +99,23 @@ func TestBlind(t *testing.T) {
 	w = newWorld(t)
 	p = w.client(110, "c", 5, 0)
 	p.blind = "too many open files"
-	w.run(time.Minute)
-	w.want(110, killedStory)
-	if e := w.find(EvCondemned, 110)[0]; !strings.Contains(e.Reason, "too many open files") || e.at > 1018*sec {
-		t.Errorf("%v %s", e.at, e.Message)
-	}
+	w.run(5 * time.Minute)
+	w.want(110, "registered late refused") // said once, asked for each minute
+	p.blind = ""
+	w.run(2 * time.Minute)
+	w.want(110, "registered late refused condemned signalled signalled killed cleared")
+}
+
+// TestSoftLook has a client that is stopped for nearly all of its patience, and
+// goes on just before its end: it must not be taken for hung.
+func TestSoftLook(t *testing.T) {
+	w := newWorld(t)
+	p := w.client(110, "c", 60, 5*sec)
+	w.in(10*sec, func() { p.state, p.every = 'T', 0 })
+	w.in(70*sec, func() { p.state = 'S' })
+	w.in(80*sec, func() { p.every, p.next = 5*sec, w.now })
+	w.run(5 * time.Minute)
+	w.want(110, "registered late released")
 }
 
 func TestConsent(t *testing.T) {
@@ -159,7 +171,7 @@ func TestConsent(t *testing.T) {
 		w.in(3*sec, func() { w.askDelay = time.Hour })
 		w.run(time.Minute)
 		w.want(110, killedStory)
-		if e := w.find(EvCondemned, 110)[0]; e.at != 1000*sec+6*sec+answerWait {
+		if e := w.find(EvCondemned, 110)[0]; e.at != 1000*sec+6*sec+lookWait {
 			t.Errorf("%v", e.at)
 		}
 	})
@@ -359,10 +371,6 @@ func TestActing(t *testing.T) {
 	p := w.client(110, "c", 5, 0)
 	w.in(8*sec, func() {
 		w.post(0, Acting{Reason: "lost", Holder: 4711})
-		for _, l := range w.ladders {
-			w.post(0, LadderReport{Target: l.Target, Kind: LadderCancelled})
-		}
-		w.ladders = nil
 	})
 	w.run(time.Minute)
 	w.want(110, "registered late condemned signalled")

@@ -46,27 +46,34 @@ const (
 	EvObserving     EventName = "observing"
 )
 
+// A forger must not be able to flood the journal: events of kinds that a writer
+// of a 0666 table can provoke at will may come in a burst, then at a rate. There
+// are two buckets, so that loud forgeries do not hide who comes and goes.
 const (
-	// noiseBurst events of kinds that a writer of a 0666 table can provoke at
-	// will (refused, foreign, changed, unguarded) may come at once, then one
-	// each noiseRefill: a forger must not be able to flood the journal.
+	// Forgeries and oddities: refused, foreign, changed, unguarded, ignored.
 	noiseBurst  = 60
 	noiseRefill = time.Second
+	// Who comes and goes. journald takes 10000 records in 30 s of a service
+	// before it drops any.
+	churnBurst  = 5000
+	churnRefill = 10 * time.Millisecond
 )
 
-// noise is a token bucket on the attention clock.
-type noise struct {
+// bucket is a token bucket on the attention clock.
+type bucket struct {
+	burst      int
+	refill     time.Duration
 	spent      int
 	since      time.Duration
 	suppressed int
 }
 
-func (n *noise) allow(now time.Duration) bool {
-	if back := int((now - n.since) / noiseRefill); back > 0 {
+func (n *bucket) allow(now time.Duration) bool {
+	if back := int((now - n.since) / n.refill); back > 0 {
 		n.spent = max(0, n.spent-back)
-		n.since += time.Duration(back) * noiseRefill
+		n.since += time.Duration(back) * n.refill
 	}
-	if n.spent >= noiseBurst {
+	if n.spent >= n.burst {
 		n.suppressed++
 		return false
 	}
@@ -76,28 +83,32 @@ func (n *noise) allow(now time.Duration) bool {
 
 // emit adds an event to the decisions of this step.
 func (g *Guard) emit(e *Event) {
-	if g.provocable(e) {
-		if !g.noise.allow(g.clock.attn) {
+	if b := g.bucketOf(e); b != nil {
+		if !b.allow(g.clock.attn) {
 			return
 		}
-		if g.noise.suppressed > 0 {
-			e.Message += fmt.Sprintf(" (%d such reports before this one were left out)", g.noise.suppressed)
-			g.noise.suppressed = 0
+		if b.suppressed > 0 {
+			e.Message += fmt.Sprintf(" (%d such reports before this one were left out)", b.suppressed)
+			b.suppressed = 0
 		}
 	}
 	g.decisions = append(g.decisions, e)
 }
 
-// provocable says whether a writer of the table can provoke an event at will.
-func (g *Guard) provocable(e *Event) bool {
+// bucketOf says what bounds an event that a writer of the table can provoke at
+// will; nil: nothing, it comes of a verdict.
+func (g *Guard) bucketOf(e *Event) *bucket {
 	switch e.Name {
 	case EvRefused, EvForeign, EvChanged, EvUnguarded, EvIgnored:
-		return true
+		return &g.noise
 	case EvLate, EvRecovered, EvHeld, EvReleased:
-		ix, ok := g.byID[e.Target]
-		return ok && g.targets[ix].consent != ConsentProven
+		if ix, ok := g.byID[e.Target]; ok && g.targets[ix].consent != ConsentProven {
+			return &g.noise
+		}
+	case EvRegistered, EvUnregistered, EvExited, EvCleared, EvUnreaped:
+		return &g.churn
 	}
-	return false
+	return nil
 }
 
 // about is an event about a target, with its facts filled in.

@@ -2,6 +2,7 @@ package guard
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/checkprocd/checkprocd/pkg/config"
@@ -52,7 +53,7 @@ type Guard struct {
 	restores     []restore
 	sem          semWatch
 	rhythm       rhythm
-	noise        noise
+	noise, churn bucket
 
 	nextScan time.Duration // mono
 
@@ -69,12 +70,15 @@ func New(cfg *config.Config) *Guard {
 		byID:      map[TargetID]int32{},
 		asking:    map[int32][]slotRef{},
 		notActing: "not yet decided who acts",
+		noise:     bucket{burst: noiseBurst, refill: noiseRefill},
+		churn:     bucket{burst: churnBurst, refill: churnRefill},
 	}
 }
 
 // SetConfig takes a new configuration: policies are looked up anew for all
 // targets, and the deadlines follow. A ladder under way keeps its steps.
 func (g *Guard) SetConfig(cfg *config.Config) {
+	otherSteps := !slices.Equal(g.cfg.Ladder.Steps, cfg.Ladder.Steps)
 	g.cfg = cfg
 	for ix := range g.targets {
 		if t := &g.targets[ix]; t.used && t.timeout != notLatched {
@@ -83,6 +87,9 @@ func (g *Guard) SetConfig(cfg *config.Config) {
 			g.setPatience(int32(ix))
 			if t.state == Reported && t.policy.Action != before {
 				g.due[ix] = g.clock.attn // judged anew
+			}
+			if otherSteps {
+				g.outlived(int32(ix))
 			}
 		}
 	}
@@ -241,7 +248,7 @@ func (g *Guard) stalled(missed, counted time.Duration) {
 			t.state = Guarded
 		}
 		if t.state == Guarded && t.limit > 0 {
-			g.due[ix] = t.since + t.patience
+			g.due[ix] = t.nextLook()
 		}
 	}
 	if gap {
@@ -253,8 +260,8 @@ func (g *Guard) stalled(missed, counted time.Duration) {
 func (g *Guard) reportGap(missed time.Duration, again, kept int) {
 	g.gapCount++
 	attn := g.clock.attn
-	if g.brake.on {
-		g.brake.next = max(g.brake.next, g.judgeFrom)
+	if b := &g.brake; b.on && !b.delayed { // once for each wave, or gaps that repeat would hold it for ever
+		b.next, b.delayed = max(b.next, g.judgeFrom), true
 	}
 	e := &Event{Name: EvGap, Level: LevelWarning, Slot: -1, Silence: missed, Reason: "not witnessed"}
 	e.Message = fmt.Sprintf("did not look for %s (suspend, a paused machine, starvation, or stopped): that does not count; %d silences begin anew, %d had begun anew before; nobody is judged for %s",
@@ -265,7 +272,7 @@ func (g *Guard) reportGap(missed time.Duration, again, kept int) {
 			keep = append(keep, at)
 		}
 	}
-	g.gaps = append(keep, attn)
+	g.gaps = append(keep[max(0, len(keep)-gapsKept+1):], attn)
 	if len(g.gaps) >= gapAlarmCount {
 		if !g.gapsSpoke {
 			g.gapsSpoke = true
@@ -315,6 +322,14 @@ func (o TableLost) apply(g *Guard) {
 	e.Message = fmt.Sprintf("table %d is lost with %d live records: %s", o.Table, tb.live(), o.Reason)
 	g.emit(e)
 	g.forgetTable(tb)
+	if !o.Order {
+		return
+	}
+	for ix := range g.targets {
+		if t := &g.targets[ix]; t.used && t.slots == 0 && t.state != Ended {
+			g.release(int32(ix))
+		}
+	}
 }
 
 // forgetTable gives up a table with its records; its targets end or are
@@ -340,6 +355,13 @@ func (o Acting) apply(g *Guard) {
 		return
 	}
 	g.acting, g.notActing, g.holder, g.actingSaid = o.Acts, o.Reason, o.Holder, true
+	if !o.Acts {
+		for ix := range g.targets {
+			if t := &g.targets[ix]; t.inLadder {
+				g.decide(CancelLadder{t.id})
+			}
+		}
+	}
 	e := &Event{Name: EvObserving, Level: LevelWarning, PID: o.Holder, Slot: -1, Reason: o.Reason}
 	e.Message = "deciding and reporting only, not acting: " + o.Reason
 	if o.Acts {

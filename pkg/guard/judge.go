@@ -17,6 +17,14 @@ func (g *Guard) wake(ix int32) {
 	}
 	switch t.state {
 	case Guarded, Reported:
+		if t.state == Guarded && !t.soft && t.limit > 0 && attn < t.since+t.patience {
+			// A soft look at half of it: who is stopped now, and goes on just
+			// before the deadline, must not be taken for hung there.
+			t.soft, t.awaitLook = true, true
+			g.due[ix] = t.nextLook()
+			g.decide(LookAt{t.id})
+			return
+		}
 		if attn < g.judgeFrom && t.given < t.limit { // just after a gap
 			g.due[ix] = g.judgeFrom
 			return
@@ -38,12 +46,18 @@ func (g *Guard) wake(ix int32) {
 			g.decide(ReadAgain{t.id, tb.id, i})
 		})
 	case Late: // an answer did not come in time, or without a state
-		if t.awaitLook && attn-t.lateAt < lookWait {
+		if (t.awaitLook || t.awaitAsk) && attn-t.gathered < lookWait {
 			g.due[ix] = attn + lookAgain
-			g.decide(LookAt{t.id})
+			if t.awaitLook {
+				g.decide(LookAt{t.id})
+			}
 			return
 		}
-		t.awaitLook, t.awaitAsk = false, false
+		if t.awaitLook {
+			g.sayBlind(ix)
+			return
+		}
+		t.awaitAsk = false
 		g.judge(ix)
 	case Held:
 		g.due[ix] = attn + max(g.cfg.Interval, time.Second)
@@ -84,10 +98,7 @@ func (o Reread) apply(g *Guard) {
 func (g *Guard) becomeLate(ix int32) {
 	t := &g.targets[ix]
 	again := t.verdict != "" // it was reported before, and is judged anew
-	t.state, t.lateAt = Late, g.clock.attn
-	t.awaitLook, t.awaitAsk = true, true
-	t.look = Looked{}
-	g.due[ix] = g.clock.attn + answerWait
+	t.lateAt = g.clock.attn
 	g.forgetLate(t.id)
 	g.overdue = append(g.overdue, overdue{g.clock.attn, t.id})
 	if !again {
@@ -95,8 +106,40 @@ func (g *Guard) becomeLate(ix int32) {
 		e.Message = fmt.Sprintf("%s is silent for %s (timeout %s)", t.describe(), seconds(e.Silence), seconds(t.limit))
 		g.emit(e)
 	}
+	g.gather(ix)
+}
+
+// gather asks for what a verdict needs: the state of the process, and its
+// consent once more (it may have exec'ed something else).
+func (g *Guard) gather(ix int32) {
+	t := &g.targets[ix]
+	t.state, t.gathered = Late, g.clock.attn
+	t.awaitLook, t.awaitAsk = true, true
+	t.look = Looked{}
+	g.due[ix] = g.clock.attn + lookAgain
 	g.decide(LookAt{t.id})
 	g.ask(ix)
+}
+
+// sayBlind gives up for a while on a target whose state cannot be read: without
+// it nobody knows what excuses it.
+func (g *Guard) sayBlind(ix int32) {
+	t := &g.targets[ix]
+	why := t.look.Problem
+	if why == "" {
+		why = "its state could not be read"
+	}
+	g.forgetLate(t.id)
+	t.state, t.verdict, g.due[ix] = Reported, "unverified", g.clock.attn+failedWait
+	t.awaitLook, t.awaitAsk, t.let = false, false, false
+	if t.complaint == why {
+		return
+	}
+	t.complaint = why
+	e := g.about(ix, EvRefused, LevelError, why)
+	e.Message = fmt.Sprintf("%s silent for %s (timeout %s), but its state could not be read: %s; leaving it alone, trying again in %s",
+		t.describe(), seconds(e.Silence), seconds(t.limit), why, seconds(failedWait))
+	g.emit(e)
 }
 
 func (o Looked) apply(g *Guard) {
@@ -109,7 +152,8 @@ func (o Looked) apply(g *Guard) {
 		return // its exit notice is on the way
 	}
 	if t.look.Problem = o.Problem; o.Problem != "" {
-		return // without its state nobody knows what excuses it: asked again
+		t.awaitLook = t.state == Late // asked again
+		return
 	}
 	t.awaitLook = false
 	t.look = o
@@ -117,6 +161,8 @@ func (o Looked) apply(g *Guard) {
 		t.facts.PGID = o.PGID
 	}
 	switch t.state {
+	case Guarded:
+		t.softWhy = t.look.excuse()
 	case Late:
 		g.judge(ix)
 	case Held:
@@ -151,28 +197,50 @@ func (g *Guard) judge(ix int32) {
 		g.hold(ix, why)
 		return
 	}
+	if t.softWhy != "" {
+		// It goes on since, perhaps only just.
+		g.forgetLate(t.id)
+		g.setFree(ix, fmt.Sprintf("%s was %s when its silence was half over", t.describe(), t.softWhy))
+		return
+	}
 	if g.standDown(ix) {
 		return
 	}
 	t.verdict = "hung"
-	evidence := fmt.Sprintf("state %c", printable(t.look.State))
-	if t.look.Problem != "" {
-		evidence = "its state could not be read: " + t.look.Problem
-	}
-	if !t.beaten {
-		evidence += ", never beat: its timeout is the longest time it may run"
-	}
-	e := g.about(ix, EvCondemned, LevelWarning, evidence)
-	story := fmt.Sprintf("%s silent for %s (timeout %s), %s: hung", t.describe(), seconds(e.Silence), seconds(t.limit), evidence)
 	if why := g.onlyReport(ix); why != "" {
-		g.onlySay(ix, e, story, why)
+		g.onlySay(ix, why)
 		return
 	}
-	e.Message = story + "; ending it"
-	g.condemnations++
-	g.emit(e)
+	if t.let { // condemned before, and the brake let it go
+		t.let = false
+		g.begin(ix)
+		return
+	}
 	t.state, t.brakedSince, g.due[ix] = Braked, g.clock.attn, never
 	g.condemned = append(g.condemned, t.id)
+}
+
+// evidence says what the verdict on a target rests on.
+func (g *Guard) evidence(ix int32) string {
+	t := &g.targets[ix]
+	text := fmt.Sprintf("state %c", printable(t.look.State))
+	if !t.beaten {
+		text += ", never beat: its timeout is the longest time it may run"
+	}
+	return text
+}
+
+// sayCondemned reports the verdict on a target and what comes of it.
+func (g *Guard) sayCondemned(ix int32, what string) {
+	g.condemnations++
+	g.emit(g.verdictOn(ix, EvCondemned, what))
+}
+
+// verdictOn is the event of a verdict.
+func (g *Guard) verdictOn(ix int32, name EventName, what string) *Event {
+	e := g.about(ix, name, LevelWarning, g.evidence(ix))
+	e.Message = fmt.Sprintf("%s silent for %s (timeout %s), %s: hung; %s", g.targets[ix].describe(), seconds(e.Silence), seconds(e.Timeout), e.Reason, what)
+	return e
 }
 
 // standDown settles a late target that is not to be ended after all, and says
@@ -185,8 +253,10 @@ func (g *Guard) standDown(ix int32) bool {
 		g.settleState(ix)
 	case t.consent != ConsentProven:
 		g.forgetLate(t.id)
-		t.state, t.verdict, g.due[ix] = Reported, "unverified", never
-		t.complaint = ""
+		t.state, t.verdict, g.due[ix], t.let = Reported, "unverified", never, false
+		if t.consent != ConsentUnknown {
+			t.verdict = "forged"
+		}
 		g.complain(ix, "")
 		g.askLater(ix)
 	default:
@@ -196,11 +266,9 @@ func (g *Guard) standDown(ix int32) bool {
 }
 
 // onlySay reports a hung target instead of ending it.
-func (g *Guard) onlySay(ix int32, e *Event, story, why string) {
-	e.Name = EvWouldCondemn
-	e.Message = story + "; not acting: " + why
-	g.targets[ix].state, g.due[ix] = Reported, never
-	g.emit(e)
+func (g *Guard) onlySay(ix int32, why string) {
+	g.emit(g.verdictOn(ix, EvWouldCondemn, "not acting: "+why))
+	g.targets[ix].state, g.due[ix], g.targets[ix].let = Reported, never, false
 }
 
 // onlyReport says why a condemned target is not acted on, "" if it is.
@@ -249,13 +317,23 @@ func (g *Guard) stillHeld(ix int32) {
 	if t.verdict == "tracer" && t.look.Tracer != 0 {
 		// An hour is enough: it is judged as if nobody were attached.
 		t.state, t.awaitLook, t.awaitAsk = Late, false, false
-		t.look.Tracer = 0
+		t.look.Tracer, t.softWhy = 0, ""
 		g.due[ix] = never
 		g.judge(ix)
 		return
 	}
-	e := g.about(ix, EvReleased, LevelInfo, t.verdict)
-	e.Message = fmt.Sprintf("%s is no longer %s: its silence begins anew", t.describe(), t.verdict)
+	g.setFree(ix, fmt.Sprintf("%s is no longer %s", t.describe(), t.verdict))
+}
+
+// setFree begins the silence of a target anew, after something excused it.
+func (g *Guard) setFree(ix int32, story string) {
+	t := &g.targets[ix]
+	why := t.verdict
+	if t.softWhy != "" {
+		why = t.softWhy
+	}
+	e := g.about(ix, EvReleased, LevelInfo, why)
+	e.Message = story + ": its silence begins anew"
 	t.beat(g.clock.attn)
 	g.emit(e)
 	g.settleState(ix)
@@ -269,8 +347,7 @@ func (g *Guard) begin(ix int32) {
 		return
 	}
 	if why := g.onlyReport(ix); why != "" {
-		e := g.about(ix, EvWouldCondemn, LevelWarning, "held by the brake")
-		g.onlySay(ix, e, fmt.Sprintf("%s silent for %s (timeout %s): hung", t.describe(), seconds(e.Silence), seconds(t.limit)), why)
+		g.onlySay(ix, why)
 		return
 	}
 	t.state, g.due[ix] = Ladder, never
@@ -329,7 +406,11 @@ func (o LadderReport) apply(g *Guard) {
 		t.state, t.verdict = Unkillable, "unkillable"
 		e := g.about(ix, EvUnkillable, LevelError, o.Reason)
 		e.Signal = t.killedBy
-		e.Message = fmt.Sprintf("%s does not end after %s: it is stuck in the kernel; waiting for its exit notice, nothing more is sent", t.describe(), t.killedBy)
+		stuck := "it is stuck in the kernel"
+		if t.killedBy != sigkill {
+			stuck = "that was the last step of the ladder"
+		}
+		e.Message = fmt.Sprintf("%s does not end after %s: %s; waiting for its exit notice, nothing more is sent", t.describe(), t.killedBy, stuck)
 		g.unkillables++
 		g.emit(e)
 	case LadderFailed:
@@ -369,6 +450,18 @@ func (g *Guard) offLadder(ix int32, verdict string, due time.Duration) {
 		return
 	}
 	t.state, t.verdict, g.due[ix] = Reported, verdict, due
+}
+
+// outlived judges anew who outlived a ladder that had no SIGKILL, now that there
+// may be another ladder.
+func (g *Guard) outlived(ix int32) {
+	t := &g.targets[ix]
+	steps := g.cfg.Ladder.Steps
+	if t.state != Unkillable || t.killedBy == sigkill || steps[len(steps)-1].SignalName() != sigkill {
+		return
+	}
+	t.killedBy, t.sent, t.step = "", false, 0
+	g.offLadder(ix, "hung", g.clock.attn)
 }
 
 func printable(b byte) byte {

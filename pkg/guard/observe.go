@@ -191,6 +191,7 @@ type Acting struct {
 type TableLost struct {
 	Table  TableID
 	Reason string
+	Order  bool // given up by order: its targets are forgotten, not reported as unguarded
 }
 
 // Resumed is the first observation after [Restore]: every target is to be

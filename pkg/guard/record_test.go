@@ -417,7 +417,7 @@ func TestReused(t *testing.T) {
 		w.start(110)
 		w.run(5 * time.Minute)
 		w.none(EvCondemned, EvSignalled)
-		if v := w.view(110); v.Verdict != "unverified" {
+		if v := w.view(110); v.Verdict != "forged" || v.State != "refused" {
 			t.Errorf("%+v", v)
 		}
 	})
@@ -544,7 +544,7 @@ func TestTableLost(t *testing.T) {
 	w := newWorld(t)
 	w.client(110, "c", 5, 5*sec)
 	w.run(5 * sec)
-	w.post(0, TableLost{7, "detached"})
+	w.post(0, TableLost{Table: 7, Reason: "detached"})
 	w.tables = nil
 	w.run(20 * sec)
 	w.want(110, "registered unguarded")

@@ -215,7 +215,7 @@ func TestDown(t *testing.T) {
 		if !q.alive || len(w.signals) != 1 {
 			t.Errorf("%v\n%s", w.signals, w)
 		}
-		w.want(110, "registered late condemned signalled killed refused late refused")
+		w.want(110, "registered late condemned signalled killed refused late")
 	})
 	t.Run("pid reused by a client", func(t *testing.T) {
 		w := newWorld(t)

@@ -86,6 +86,11 @@ func (g *Guard) reidentified(ix int32, o Identified) {
 		return
 	}
 	g.setPatience(ix)
+	g.outlived(ix)
+	if t.let {
+		g.gather(ix)
+		return
+	}
 	if t.consent != ConsentProven {
 		g.ask(ix)
 	}
@@ -99,18 +104,17 @@ func (g *Guard) resumeLadder(ix int32) {
 		g.offLadderWell(ix)
 		return
 	}
-	if t.consent != ConsentProven || !g.acting {
+	if t.consent != ConsentProven || g.onlyReport(ix) != "" {
 		// Judged anew, with all that belongs to it.
 		t.killedBy, t.sent, t.step = "", false, 0
 		g.offLadder(ix, "hung", g.clock.attn)
 		return
 	}
 	d := BeginLadder{}
-	if t.sent {
+	// With another ladder since, it begins anew: a signal twice harms less than
+	// one that is taken for sent.
+	if steps := g.cfg.Ladder.Steps; t.sent && int(t.step) < len(steps) && steps[t.step].SignalName() == t.killedBy {
 		d.From, d.Sent, d.Waited = int(t.step), true, max(g.clock.last-t.sentMono, 0)
-		if d.From >= len(g.cfg.Ladder.Steps) { // a shorter ladder since
-			d.From = len(g.cfg.Ladder.Steps) - 1
-		}
 	}
 	g.startLadder(ix, d)
 }

@@ -38,6 +38,7 @@ const (
 	saidLostBeat = 1 << iota
 	saidName
 	saidTimeout
+	saidForming
 )
 
 // slot is the guard's memory of one record. It holds no pointers.
@@ -48,6 +49,7 @@ type slot struct {
 	said    uint8
 	moves   uint8 // beats seen while it was nobody's, saturating
 	asked   bool  // Identify is under way
+	listed  bool  // it is on its table's list of those that wait
 	confirm bool  // ask once more whether the pid is gone, then clear
 
 	timeout int32 // latched, seconds
@@ -55,6 +57,11 @@ type slot struct {
 	since   time.Duration // token last moved (orphan), or next try (retry, foreign)
 	backoff time.Duration
 	name    [table.NameSize]byte // latched
+}
+
+// reset forgets what was known of a record.
+func (s *slot) reset(former int32) {
+	*s = slot{owner: -1, former: former, listed: s.listed}
 }
 
 // tableState is what the guard knows of one table.
@@ -112,7 +119,7 @@ func (o *Scan) apply(g *Guard) {
 					t.beat(attn)
 					t.beaten = true
 					if t.limit > 0 {
-						g.due[s.owner] = attn + t.patience
+						g.due[s.owner] = attn + t.patience/2
 					}
 					continue
 				}
@@ -167,7 +174,10 @@ func (g *Guard) handOver(tb *tableState, i int32, oldPID int32) {
 	if r.PID == 0 && owner >= 0 && g.targets[owner].state != Ended {
 		former = owner
 	}
-	*s = slot{owner: -1, former: former}
+	s.reset(former)
+	if former >= 0 {
+		g.targets[former].left = true
+	}
 	switch {
 	case oldPID == 0:
 		tb.used++
@@ -302,7 +312,7 @@ func (g *Guard) relatch(tb *tableState, i int32) {
 func (g *Guard) afterScan(tb *tableState) {
 	keep := tb.forming[:0]
 	for _, i := range tb.forming {
-		if g.waiting(tb, i) {
+		if tb.slots[i].listed = g.waiting(tb, i); tb.slots[i].listed {
 			keep = append(keep, i)
 		}
 	}
@@ -320,6 +330,7 @@ func (g *Guard) waiting(tb *tableState, i int32) bool {
 	switch s.phase {
 	case slotForming:
 		if tb.scans <= s.agreed {
+			g.sayUnsettled(tb, i)
 			return true
 		}
 		if s.owner < 0 {
@@ -334,13 +345,29 @@ func (g *Guard) waiting(tb *tableState, i int32) bool {
 			g.identify(tb, i)
 		}
 		return true
-	case slotRetry:
+	case slotRetry, slotRefused:
 		if !s.asked && g.clock.attn >= s.since {
 			g.identify(tb, i)
 		}
 		return true
 	}
 	return false
+}
+
+// unsettledWait is how long a record may be forming before that is reported.
+const unsettledWait = time.Minute
+
+// sayUnsettled reports a record that two looks never agree on: its process is
+// not guarded.
+func (g *Guard) sayUnsettled(tb *tableState, i int32) {
+	s := &tb.slots[i]
+	if s.said&saidForming != 0 || g.clock.attn-s.since < unsettledWait {
+		return
+	}
+	s.said |= saidForming
+	e := g.aboutSlot(tb, i, EvChanged, LevelWarning, "never the same twice")
+	e.Message = fmt.Sprintf("slot %d names %s with another name or timeout at each look: not guarded until two looks agree", i, who(e.PID, e.Process))
+	g.emit(e)
 }
 
 // latch takes a record for good: two looks agreed on it.
@@ -409,12 +436,10 @@ func (g *Guard) orphanFound(tb *tableState, i int32) {
 
 // listWaiting puts a record on the list that afterScan looks at.
 func (g *Guard) listWaiting(tb *tableState, i int32) {
-	for _, k := range tb.forming {
-		if k == i {
-			return
-		}
+	if s := &tb.slots[i]; !s.listed {
+		s.listed = true
+		tb.forming = append(tb.forming, i)
 	}
-	tb.forming = append(tb.forming, i)
 }
 
 // clear asks to wipe the pid of a record, if this guard acts. Else somebody
@@ -436,11 +461,18 @@ func (o ClearDone) apply(g *Guard) {
 		return
 	}
 	owner := s.owner
+	if owner >= 0 {
+		t := &g.targets[owner]
+		t.slots--
+		if s.phase == slotLatched {
+			t.latched--
+		}
+	}
 	switch {
 	case o.Reused:
 		// The number belongs to a new process, which took over the record that
 		// it found under its own pid.
-		*s = slot{owner: -1, former: -1}
+		s.reset(-1)
 		g.beginForming(tb, o.Slot)
 		if owner >= 0 {
 			g.farewell(owner, EvExited)
@@ -464,7 +496,7 @@ func (o ClearDone) apply(g *Guard) {
 	}
 	r.PID = 0
 	tb.used--
-	*s = slot{owner: -1, former: -1}
+	s.reset(-1)
 }
 
 // checkFull reports a table before the next client would fail to register:

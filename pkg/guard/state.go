@@ -13,9 +13,9 @@ import (
 // every change of their meaning; another version is never read.
 const StateVersion = 1
 
-// maxSlots bounds what a damaged state can make Restore allocate: all records of
-// all tables, and all targets. A table has 100 000 records at most.
-const maxSlots = 1 << 18
+// maxSlots bounds what a damaged state can make Restore allocate; the daemon
+// attaches 16 tables of 100000 records at most.
+const maxSlots = 1 << 21
 
 // maxTime bounds all times of a saved state: no host is up for a century. Sums
 // of two do not overflow.
@@ -100,6 +100,8 @@ func (t *target) save(w *writer, due time.Duration) {
 	w.dur(t.since)
 	w.dur(t.given)
 	w.flag(t.gapSpent)
+	w.flag(t.soft)
+	w.str(t.softWhy)
 	w.flag(t.beaten)
 	w.flag(t.known)
 	w.u8(uint8(t.consent))
@@ -110,6 +112,7 @@ func (t *target) save(w *writer, due time.Duration) {
 	w.dur(t.brakedSince)
 	w.str(t.killedBy)
 	w.u32(uint32(t.step))
+	w.flag(t.let)
 	w.flag(t.sent)
 	w.dur(t.sentMono)
 	w.flag(t.said)
@@ -256,6 +259,9 @@ func (g *Guard) afterRestore(ix int32) {
 	g.due[ix] = due
 	switch state {
 	case Rereading, Late:
+		if t.let {
+			return // see reidentified
+		}
 		t.state, g.due[ix] = Guarded, g.clock.attn
 		g.forgetLate(t.id)
 	case Wiped:
@@ -276,14 +282,15 @@ func (t *target) restore(r *reader, attn time.Duration) {
 	t.timeout = int32(r.u32())
 	t.table, t.slot = TableID(r.u32()), int32(r.u32())
 	t.since, t.given = r.upTo(attn), r.upTo(maxTime)
-	t.gapSpent, t.beaten, t.known = r.flag(), r.flag(), r.flag()
+	t.gapSpent, t.soft, t.softWhy = r.flag(), r.flag(), r.str()
+	t.beaten, t.known = r.flag(), r.flag()
 	t.consent = Consent(r.u8())
 	t.complaint = r.str()
 	t.lateAt = r.upTo(attn)
 	t.verdict = r.str()
 	t.heldSince, t.brakedSince = r.upTo(attn), r.upTo(attn)
 	t.killedBy = r.str()
-	t.step, t.sent, t.sentMono = int32(r.u32()), r.flag(), r.upTo(maxTime)
+	t.step, t.let, t.sent, t.sentMono = int32(r.u32()), r.flag(), r.flag(), r.upTo(maxTime)
 	t.said = r.flag()
 }
 
@@ -316,6 +323,9 @@ func (g *Guard) restoreTable(r *reader) error {
 		if !g.ownerOK(s.owner) || !g.ownerOK(s.former) || s.phase > slotRetry || (p.PID != 0) != (s.phase != slotEmpty) {
 			return errState
 		}
+		if s.former >= 0 {
+			g.targets[s.former].left = true
+		}
 		if p.PID != 0 {
 			tb.used++
 		}
@@ -325,9 +335,9 @@ func (g *Guard) restoreTable(r *reader) error {
 				// Its process was not opened yet: begin anew.
 				s.phase, s.since, s.backoff = slotRetry, g.clock.attn, 0
 			}
-			tb.forming = append(tb.forming, int32(i))
-		case slotOrphan, slotRetry:
-			tb.forming = append(tb.forming, int32(i))
+			g.listWaiting(tb, int32(i))
+		case slotOrphan, slotRetry, slotRefused:
+			g.listWaiting(tb, int32(i))
 		}
 		if s.owner >= 0 {
 			t := &g.targets[s.owner]

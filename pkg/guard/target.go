@@ -59,16 +59,15 @@ const (
 	// marginMin is the least that a target is given beyond its timeout: many
 	// clients beat exactly every timeout, and write whole seconds.
 	marginMin = time.Second
-	// answerWait bounds the wait for the consent that is asked anew before a
-	// verdict; then the consent of old stands (reading it can block on just the
-	// process that is stuck).
-	answerWait = 1500 * time.Millisecond
 	// wipedWait is how long a target without a record is given to end.
 	wipedWait = 5 * time.Second
 	// reapWait is how long a parent is given to reap.
 	reapWait = 5 * time.Second
-	// lookWait is how long a look at a late target that could not be had is
-	// asked for again, before it is judged without.
+	// lookWait bounds the wait for what a verdict needs. Reading the consent
+	// anew can block on just the process that is stuck; the answer "unknown"
+	// comes within a second then, or later when others are stuck as well. After
+	// this the consent of old stands. A state that cannot be read is asked for
+	// again each lookAgain; without one nobody is ended.
 	lookWait  = 10 * time.Second
 	lookAgain = time.Second
 	// notLatched stands for the timeout of a target before its first record is
@@ -101,8 +100,11 @@ type target struct {
 	since    time.Duration // last beat
 	given    time.Duration // what stalls of the daemon have added to this silence
 	gapSpent bool          // a gap has restarted this silence already
+	soft     bool          // the soft look at this silence was taken
+	softWhy  string        // what excused it then
 	beaten   bool          // it has beaten at least once
 	known    bool          // registered was said
+	left     bool          // a wiped record remembers it
 	opening  bool          // known from the registry only; no pidfd is held yet
 
 	consent   Consent
@@ -117,10 +119,12 @@ type target struct {
 	verdict     string
 	awaitLook   bool
 	awaitAsk    bool
+	gathered    time.Duration // when the evidence was asked for
 	rereads     int
 	look        Looked
 	heldSince   time.Duration
 	brakedSince time.Duration
+	let         bool   // the brake let it go: one more look, then its ladder
 	killedBy    string // name of the last signal sent by a ladder, "" for none
 	step        int32  // of the ladder: the step whose signal was sent last
 	sent        bool
@@ -166,20 +170,16 @@ func (g *Guard) release(ix int32) {
 	g.unbrake(ix)
 	g.forgetLate(t.id)
 	g.decide(Release{t.id})
-	for _, tb := range g.tables {
-		for i := range tb.slots {
-			s := &tb.slots[i]
-			if s.owner == ix {
-				s.owner = -1
-				if s.phase == slotLatched || s.phase == slotForming {
-					s.phase, s.since = slotOrphan, g.clock.attn
-					g.listWaiting(tb, int32(i))
-				}
-			}
-			if s.former == ix {
-				s.former = -1
-			}
+	g.eachRecord(ix, func(tb *tableState, i int32) {
+		s := &tb.slots[i]
+		s.owner = -1
+		if s.phase == slotLatched || s.phase == slotForming {
+			s.phase, s.since = slotOrphan, g.clock.attn
+			g.listWaiting(tb, i)
 		}
+	})
+	if t.left {
+		g.forgetFormer(ix)
 	}
 	if g.byPID[t.pid] == ix {
 		delete(g.byPID, t.pid)
@@ -190,11 +190,22 @@ func (g *Guard) release(ix int32) {
 	g.free = append(g.free, ix)
 }
 
+// forgetFormer makes wiped records forget a target.
+func (g *Guard) forgetFormer(ix int32) {
+	for _, tb := range g.tables {
+		for i := range tb.slots {
+			if s := &tb.slots[i]; s.former == ix {
+				s.former = -1
+			}
+		}
+	}
+}
+
 // attach takes in that a record names a target.
 func (g *Guard) attach(ix int32, tb *tableState, i int32) {
 	t := &g.targets[ix]
 	t.slots++
-	if t.slot < 0 {
+	if t.slots == 1 {
 		t.table, t.slot = tb.id, i
 	}
 	switch t.state {
@@ -250,7 +261,7 @@ func (g *Guard) wiped(ix int32) {
 	t := &g.targets[ix]
 	g.unbrake(ix)
 	t.state = Wiped
-	t.awaitLook, t.awaitAsk = false, false
+	t.awaitLook, t.awaitAsk, t.let = false, false, false
 	g.due[ix] = g.clock.attn + wipedWait
 }
 
@@ -325,12 +336,23 @@ func (g *Guard) settleState(ix int32) {
 	// Without consent it is judged all the same, and then reported, not acted on.
 	t.state = Guarded
 	if t.limit > 0 {
-		g.due[ix] = t.since + t.patience
+		g.due[ix] = t.nextLook()
 	}
 }
 
+// nextLook is when a silence wants a look: softly at half of what it may last,
+// and at its end.
+func (t *target) nextLook() time.Duration {
+	if !t.soft {
+		return t.since + t.patience/2
+	}
+	return t.since + t.patience
+}
+
 // beat begins a new silence.
-func (t *target) beat(now time.Duration) { t.since, t.given, t.gapSpent = now, 0, false }
+func (t *target) beat(now time.Duration) {
+	t.since, t.given, t.gapSpent, t.soft, t.softWhy = now, 0, false, false, ""
+}
 
 // beat takes in that a record of a target moved.
 func (g *Guard) beat(ix int32) {
@@ -343,7 +365,7 @@ func (g *Guard) beat(ix int32) {
 		g.settleState(ix)
 	case Guarded:
 		if t.limit > 0 {
-			g.due[ix] = t.since + t.patience
+			g.due[ix] = t.nextLook()
 		}
 	case Late, Held, Reported:
 		g.recovered(ix, silent)
@@ -378,7 +400,7 @@ func (g *Guard) recovered(ix int32, silent time.Duration) {
 	g.recoveries++
 	g.emit(e)
 	t.killedBy, t.sent, t.step = "", false, 0
-	t.awaitLook, t.awaitAsk, t.resume = false, false, false
+	t.awaitLook, t.awaitAsk, t.resume, t.let = false, false, false, false
 	if t.slots == 0 {
 		g.wiped(ix)
 		return
@@ -443,11 +465,15 @@ func (o Identified) apply(g *Guard) {
 		case SightGone:
 			g.orphanFound(tb, ref.slot)
 		case SightRefused:
-			s.phase = slotRefused
-			e := g.aboutSlot(tb, ref.slot, EvRefused, LevelWarning, o.Reason)
-			e.Verdict = "forged"
-			e.Message = fmt.Sprintf("slot %d names %s: %s; never signalled, leaving the record alone", ref.slot, who(e.PID, e.Process), o.Reason)
-			g.emit(e)
+			if s.phase != slotRefused {
+				e := g.aboutSlot(tb, ref.slot, EvRefused, LevelWarning, o.Reason)
+				e.Verdict = "forged"
+				e.Message = fmt.Sprintf("slot %d names %s: %s; never signalled, leaving the record alone", ref.slot, who(e.PID, e.Process), o.Reason)
+				g.emit(e)
+			}
+			// The number may be a client's one day.
+			s.phase, s.since = slotRefused, g.clock.attn+retryMax
+			g.listWaiting(tb, ref.slot)
 		case SightError:
 			if s.phase != slotRetry {
 				e := g.aboutSlot(tb, ref.slot, EvRefused, LevelWarning, o.Reason)
@@ -538,7 +564,7 @@ func (o Consented) apply(g *Guard) {
 			if t.state == Watched {
 				g.settleState(ix)
 			}
-			if t.state == Reported && t.verdict == "unverified" {
+			if t.state == Reported && (t.verdict == "unverified" || t.verdict == "forged") {
 				g.due[ix] = g.clock.attn
 			}
 			g.announce(ix)
@@ -564,6 +590,9 @@ func (g *Guard) complain(ix int32, reason string) {
 		reason = "it lives in another IPC or pid namespace"
 	default:
 		verdict = "unverified"
+		if reason == "" {
+			reason = t.complaint
+		}
 		if reason == "" {
 			reason = "its memory map could not be read"
 		}

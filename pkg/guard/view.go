@@ -67,18 +67,21 @@ func (g *Guard) view(ix int32, slots []int32) View {
 	v := View{ID: t.id, Table: t.table, Slot: t.slot, Slots: slots, PID: t.pid, Name: t.displayName(), Unit: t.facts.Unit,
 		UID: t.facts.UID, Target: true, State: t.state.String(), Verdict: t.verdict, Reason: t.complaint,
 		Timeout: t.limit, Silence: t.silence(g.clock.attn), Rule: t.policy.Rule}
-	if t.limit > 0 {
+	switch {
+	case t.state == Wiped || t.state == Unguarded: // nobody judges it
+		v.Timeout = 0
+	case t.limit > 0:
 		v.Deadline = t.patience - v.Silence
 	}
 	switch {
 	case t.slots > 0 && t.latched == 0:
 		v.State, v.Rule = "forming", -1
+	case t.forged():
+		v.State = "refused"
 	case t.state == Rereading:
 		v.State = "late"
 	case t.state == Watched || t.state == Guarded:
 		switch {
-		case t.consent == ConsentNotMapped || t.consent == ConsentOtherNamespace:
-			v.State = "refused"
 		case t.consent != ConsentProven:
 			v.State = "unverified"
 		case t.limit <= 0:
@@ -115,7 +118,7 @@ func (g *Guard) Brake() BrakeView {
 }
 
 // Tally counts targets by what the status line wants to know.
-type Tally struct{ Targets, Guarded, Forming, Late, Held, Ladders, Unverified, Used, Slots int }
+type Tally struct{ Targets, Guarded, Forming, Late, Held, Ladders, Unverified, Refused, Unguarded, Used, Slots int }
 
 // Tally counts without allocating.
 func (g *Guard) Tally() Tally {
@@ -129,6 +132,10 @@ func (g *Guard) Tally() Tally {
 		switch {
 		case t.slots > 0 && t.latched == 0:
 			n.Forming++
+		case t.forged():
+			n.Refused++
+		case t.state == Wiped || t.state == Unguarded:
+			n.Unguarded++
 		case t.state == Held:
 			n.Held++
 		case t.state == Ladder || t.state == Unkillable:
@@ -146,6 +153,11 @@ func (g *Guard) Tally() Tally {
 		n.Slots += len(tb.slots)
 	}
 	return n
+}
+
+// forged says whether a target is named by a record and did not join itself.
+func (t *target) forged() bool {
+	return t.consent == ConsentNotMapped || t.consent == ConsentOtherNamespace
 }
 
 // Acts says whether this guard acts, and why not.

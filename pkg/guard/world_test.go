@@ -483,6 +483,9 @@ func (w *world) do(d Decision) Observation {
 		w.need(d, d.Target)
 		w.ladders = append(w.ladders, &ladder{BeginLadder: d, w: w, p: w.held[d.Target], step: d.From, next: w.now})
 		w.walk()
+	case CancelLadder:
+		w.ladders = slices.DeleteFunc(w.ladders, func(l *ladder) bool { return l.Target == d.Target })
+		w.post(0, LadderReport{Target: d.Target, Kind: LadderCancelled})
 	case CheckReaped:
 		p := w.held[d.Target]
 		return Reaped{Target: d.Target, Zombie: p != nil && w.procs[p.pid] == p, Parent: 2, ParentComm: "procctl"}

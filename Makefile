@@ -8,6 +8,7 @@ mandir      = $(PREFIX)/share/man
 datadir     = $(PREFIX)/share
 
 GO       ?= go
+GOTEST   ?= $(GO) test
 TOOL      = $(GO) tool -modfile=.ci/go.mod
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 BINARIES  = bin/checkprocd bin/checkprocctl
@@ -49,11 +50,11 @@ test: deps unit race fuzz e2e ## everything
 
 .PHONY: unit
 unit: ## unit and integration tests
-	$(GO) test -count=1 $(UNITTESTS)
+	$(GOTEST) -count=1 $(UNITTESTS)
 
 .PHONY: race
 race: ## the same under the race detector, for packages that share memory
-	$(GO) test -race -count=1 $(RACY)
+	$(GOTEST) -race -count=1 $(RACY)
 
 .PHONY: fuzz
 fuzz: ## each fuzz target, FUZZTIME=2000x executions
@@ -66,7 +67,7 @@ fuzz: ## each fuzz target, FUZZTIME=2000x executions
 
 .PHONY: e2e
 e2e: build ## end-to-end tests: booted systemd 252 and 257 (root only)
-	$(GO) test -count=1 -parallel=12 -timeout=20m ./deploy/e2e
+	$(GOTEST) -count=1 -parallel=12 -timeout=20m ./deploy/e2e
 
 .PHONY: bench
 bench: ## benchmarks

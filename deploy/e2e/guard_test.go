@@ -76,9 +76,10 @@ func bootInstalled(t *testing.T, root string, files Files) *Machine {
 	return m
 }
 
-// service is the text of a unit that runs a command as a user without any rights.
+// service is the text of a unit that runs a command as a user without any rights, and may be started as often as a
+// scenario likes.
 func service(command string, lines ...string) string {
-	return "[Service]\nType=exec\nUser=daemon\nExecStart=" + command + "\n" + strings.Join(lines, "\n") + "\n"
+	return "[Unit]\nStartLimitIntervalSec=0\n[Service]\nType=exec\nUser=daemon\nExecStart=" + command + "\n" + strings.Join(lines, "\n") + "\n"
 }
 
 // crowd is the text of a unit that runs so many healthy clients in one cgroup.

@@ -24,6 +24,10 @@ const (
 	// orphanMin is how long the token of a record without a living process must
 	// at least stand still before the record is cleared.
 	orphanMin = 10 * time.Second
+	// tornWait is for how long a record without a token, which is written last,
+	// counts as one that its client is writing: a client that is stopped in the
+	// midst of that would be latched without its timeout.
+	tornWait = 10 * time.Second
 	// retryMin and retryMax bound the backoff of asking again.
 	retryMin = time.Second
 	retryMax = time.Minute
@@ -335,6 +339,9 @@ func (g *Guard) waiting(tb *tableState, i int32) bool {
 		}
 		if s.owner < 0 {
 			return s.asked // its Identify is under way
+		}
+		if r.Token == 0 && g.targets[s.owner].state != Ended && g.clock.attn-s.since < tornWait {
+			return true // its pid is there, and the rest is to come
 		}
 		g.latch(tb, i)
 		return false

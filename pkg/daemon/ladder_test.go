@@ -206,8 +206,9 @@ func TestObserve(t *testing.T) {
 	}
 	g := launch(t, testConfig(t), func(c *exec.Cmd) { c.Args = append(c.Args, "--observe") })
 	g.await(want{event: guard.EvObserving})
+	g.await(want{event: guard.EvTableLost, text: "--observe"})
+	hung := run(t, "--name hung --timeout 1 --beat 100 --beats 2") // it creates the table
 	g.await(want{event: guard.EvTableAttached})
-	hung := run(t, "--name hung --timeout 1 --beat 100 --beats 2")
 	dead := run(t, "--name dead --timeout 30 --beat 100")
 	g.await(want{event: guard.EvRegistered, pid: dead.pid})
 	if err := dead.cmd.Process.Kill(); err != nil {

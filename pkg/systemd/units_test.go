@@ -177,6 +177,14 @@ type unitProperties struct{ all map[string]dbus.Variant }
 
 func (p unitProperties) GetAll(string) (map[string]dbus.Variant, *dbus.Error) { return p.all, nil }
 
+func (p unitProperties) Get(_, name string) (dbus.Variant, *dbus.Error) {
+	v, ok := p.all[name]
+	if !ok {
+		return v, dbus.NewError("org.freedesktop.DBus.Error.UnknownProperty", []any{"Unknown property " + name})
+	}
+	return v, nil
+}
+
 func (m *manager) StartUnit(name, mode string) (dbus.ObjectPath, *dbus.Error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -221,6 +229,12 @@ func TestUnits(t *testing.T) {
 	}
 	if diff := cmp.Diff(UnitState{Load: "loaded", Active: "failed", MainPID: 7}, state); diff != "" {
 		t.Error(diff)
+	}
+	if pid, err := u.MainPID(ctxFor(t), "ftp@a-1.service"); err != nil || pid != 7 {
+		t.Errorf("main process of ftp@a-1.service: %d, %v", pid, err)
+	}
+	if pid, err := u.MainPID(ctxFor(t), "none.service"); err == nil {
+		t.Errorf("main process of no unit: %d", pid)
 	}
 	cancel() // the context of the call that dialled is not the connection's
 	conn := u.conn

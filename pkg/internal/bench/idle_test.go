@@ -28,7 +28,7 @@ func TestFigureIdle(t *testing.T) {
 	helper := g.helper(t)
 
 	const rounds, passes, stretch = 5, 21, 6 * time.Second
-	var oldPass, ourScan, helperScan []time.Duration
+	var oldPass, ourScan []time.Duration
 	var total, helperTotal, wall time.Duration
 	for range rounds {
 		for range passes {
@@ -44,7 +44,7 @@ func TestFigureIdle(t *testing.T) {
 		time.Sleep(stretch)
 		used, helperUsed, took := cpu(t, g.pid)-was, cpu(t, helper)-helperWas, time.Since(begin)
 		scans := time.Duration(stretch / time.Second)
-		ourScan, helperScan = append(ourScan, used/scans), append(helperScan, helperUsed/scans)
+		ourScan = append(ourScan, used/scans)
 		total, helperTotal, wall = total+used, helperTotal+helperUsed, wall+took
 	}
 	a, b := median(oldPass), median(ourScan)

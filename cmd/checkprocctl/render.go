@@ -159,7 +159,7 @@ func (p *printer) status(s control.Status) {
 	}
 	p.field("brake", "%s", brake)
 	p.field("targets", "%s", p.targets(s.Targets))
-	p.field("since start", "%s", counters(s.Counters))
+	p.field("so far", "%s", counters(s.Counters))
 	p.line("")
 	p.tables(s.Tables)
 	p.features(s.Features)

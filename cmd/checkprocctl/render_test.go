@@ -146,7 +146,7 @@ func TestNothingIsThere(t *testing.T) {
   registry       none
   brake          off
   targets        none: no program has registered
-  since start    nothing has happened
+  so far         nothing has happened
 
 no table is configured
 `

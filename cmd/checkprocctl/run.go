@@ -114,9 +114,9 @@ func (a *app) command() *cobra.Command {
 	add("status", "How the guard is, what it guards, and what it cannot do here", a.status)
 	add("list", "The guarded processes", a.list)
 	add("check", "Examine table, semaphore and programs; works without the daemon too", a.check)
-	wait := false
-	reload := add("reload", "Have the guard read its configuration anew", func(ctx context.Context) error { return a.reload(ctx, wait) })
-	reload.Flags().BoolVar(&wait, "wait", false, "wait until it is in force or rejected, and say which")
+	reload := add("reload", "Have the guard read its configuration anew", a.reload)
+	// A reload that does not wait could not say that it was refused.
+	reload.Flags().Bool("wait", true, "wait until it is in force or rejected, and say which; it always does")
 	add("version", "The version of this program", a.version)
 	return root
 }
@@ -244,21 +244,12 @@ func (a *app) findings(ctx context.Context) ([]control.Finding, error) {
 	return doctor.Examine(ctx, doctor.Options{Key: conf.CPActive.Key, SemKey: conf.CPActive.SemKey, Records: conf.CPActive.Records})
 }
 
-func (a *app) reload(ctx context.Context, wait bool) error {
+func (a *app) reload(ctx context.Context) error {
 	c, err := a.dial()
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	if !wait {
-		if err := c.RequestReload(ctx); err != nil {
-			return err
-		}
-		if !a.json {
-			fmt.Fprintln(a.out, "reload requested; the journal says what came of it (or use --wait)")
-		}
-		return nil
-	}
 	result, err := c.Reload(ctx)
 	var rejected *control.Rejected
 	if errors.As(err, &rejected) && a.json {

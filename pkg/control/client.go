@@ -122,11 +122,6 @@ func (c *Client) Reload(ctx context.Context) (ReloadResult, error) {
 	return out, err
 }
 
-// RequestReload submits a reload and does not wait: whether it is allowed and what comes of it is in the journal only.
-func (c *Client) RequestReload(ctx context.Context) error {
-	return c.call(ctx, request{Method: Interface + ".Reload", Oneway: true}, nil)
-}
-
 // call sends one request and reads its reply into out.
 func (c *Client) call(ctx context.Context, r request, out any) error {
 	c.mu.Lock()

@@ -96,7 +96,7 @@ type Targets struct {
 	Foreign    int `json:"foreign"`
 }
 
-// Counters count events since the daemon's start.
+// Counters count events since the registry was begun: they outlive a restart of the daemon. DroppedLogRecords does not.
 type Counters struct {
 	Condemned         int64 `json:"condemned"`
 	Signalled         int64 `json:"signalled"`

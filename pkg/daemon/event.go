@@ -81,7 +81,11 @@ var aboutTable = map[guard.EventName]bool{
 
 // report writes one event: a journal record, a console line or a JSON line.
 func (d *Daemon) report(e *guard.Event) {
-	z := d.log.WithLevel(levels[e.Level]).Str("event", string(e.Name)).Str("message_id", messageIDs[e.Name])
+	z := d.log.WithLevel(levels[e.Level])
+	if e.Level == guard.LevelNotice {
+		z.Int("priority", 5) // zerolog has no level between info and warning
+	}
+	z.Str("event", string(e.Name)).Str("message_id", messageIDs[e.Name])
 	if e.PID != 0 {
 		z.Int32("pid", e.PID)
 	}

@@ -28,7 +28,7 @@ const (
 )
 
 // quiet are the fields that a console line leaves out: its message says them.
-var quiet = []string{"message_id", "pid", "name", "table", "slot", "timeout_usec", "silence_usec", "verdict", "signal", "unit", "object_unit", "object_pid", "reason", "step"}
+var quiet = []string{"message_id", "priority", "pid", "name", "table", "slot", "timeout_usec", "silence_usec", "verdict", "signal", "unit", "object_unit", "object_pid", "reason", "step"}
 
 // sinks are where events go. Every sink is behind a bounded queue.
 type sinks struct {

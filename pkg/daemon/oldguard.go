@@ -32,8 +32,8 @@ func (d *Daemon) catchOldGuard(x guard.CatchOldGuard) {
 		case <-d.ending:
 			return
 		}
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
+		runtime.LockOSThread() // for good: the thread and its slack end with this goroutine
+		_ = process.ThreadTimerSlack(process.FineTimer)
 		first, err := table.StatID(int(x.Table))
 		if err != nil {
 			return

@@ -172,6 +172,9 @@ func (d *Daemon) mayCreate() (bool, string) {
 	if !d.cfg.CPActive.Create {
 		return false, "cpactive.create is false"
 	}
+	if d.opts.Observe {
+		return false, "started with --observe"
+	}
 	uid := os.Geteuid()
 	if uid != 0 && uid > systemUIDMax() {
 		return false, fmt.Sprintf("uid %d is a login user's, logind would remove it at logout; start checkprocd as root", uid)

@@ -8,15 +8,19 @@ import (
 )
 
 // Merge adds what somebody who has looked for longer knows to an examination:
-// a finding about the same processes replaces the one found here.
+// what the examination found as well is left out.
 func Merge(found, known []control.Finding) []control.Finding {
-	out := slices.Clone(known)
-	for _, f := range found {
-		same := func(k control.Finding) bool { return k.ID == f.ID && slices.Equal(k.PIDs, f.PIDs) }
-		if f.Severity == control.SeverityOK && len(known) > 0 || slices.ContainsFunc(known, same) {
-			continue
+	out := slices.Clone(found)
+	for _, k := range known {
+		within := func(f control.Finding) bool {
+			return f.ID == k.ID && !slices.ContainsFunc(k.PIDs, func(pid int32) bool { return !slices.Contains(f.PIDs, pid) })
 		}
-		out = append(out, f)
+		if !slices.ContainsFunc(found, within) {
+			out = append(out, k)
+		}
+	}
+	if len(out) > len(found) {
+		out = slices.DeleteFunc(out, func(f control.Finding) bool { return f.Severity == control.SeverityOK })
 	}
 	slices.SortStableFunc(out, func(a, b control.Finding) int { return cmp.Compare(rank(b.Severity), rank(a.Severity)) })
 	return out

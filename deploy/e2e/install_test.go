@@ -140,3 +140,26 @@ func TestMakeInstall(t *testing.T) {
 		m.segment()
 	})
 }
+
+// TestBoot enables the guard at boot: the table is there before the programs of rc.local are started.
+func TestBoot(t *testing.T) {
+	eachSystemd(t, func(t *testing.T, root string) {
+		m := bootInstalled(t, root, Files{
+			"/etc/systemd/system/multi-user.target.d/guard.conf": "[Unit]\nWants=checkprocd.service\n",
+			"/etc/rc.local": "#!/bin/sh\nipcs -m >/run/seen-by-rc-local\n" + client + " --name by-rc-local --timeout 3 --beat 500 &\n",
+		})
+		if out := m.Run("cat /run/seen-by-rc-local"); !strings.Contains(out, "0x00005095") {
+			t.Errorf("%s: rc.local was started before the table was there:\n%s", root, out)
+		}
+		if seg := m.segment(); seg["perms"] != "666" || seg["uid"] != "0" {
+			t.Errorf("%s: segment: %v", root, seg)
+		}
+		m.waitGuarded(1)
+		if x := m.list()["by-rc-local"]; x.Unit != "rc-local.service" {
+			t.Errorf("%s: %+v", root, x)
+		}
+		if out, _ := m.Try("systemctl is-system-running --wait"); out != "running" {
+			t.Errorf("%s: the system is %s\n%s", root, out, m.Run("systemctl --failed"))
+		}
+	})
+}

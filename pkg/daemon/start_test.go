@@ -354,3 +354,41 @@ func TestControl(t *testing.T) {
 	})
 	g.none(want{event: evReloaded}, want{event: evConfigRejected})
 }
+
+// TestNobodyReadsStderr: a log that takes nothing (a terminal under ^S, a stopped journald) stops neither the guard nor
+// its end.
+func TestNobodyReadsStderr(t *testing.T) {
+	if namespaces(t) {
+		return
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer w.Close()
+	if err := w.SetWriteDeadline(time.Now().Add(100 * time.Millisecond)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Write(make([]byte, 1<<20)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatalf("the pipe is not full: %v", err)
+	}
+	c := testConfig(t)
+	conf := filepath.Join(c.RuntimeDir, "test.toml")
+	if err := os.WriteFile(conf, c.TOML(), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	d := spawn(t, os.Getenv(envBinary), []string{"--config", conf}, func(c *exec.Cmd) { c.Stderr = w })
+	eventually(t, "the guard made its table", func() bool {
+		_, err := os.Stat(c.Control.Socket)
+		return err == nil
+	})
+	target := run(t, "--name target --timeout 1 --beat 100 --beats 3 --ignore-term")
+	target.endsBy(unix.SIGKILL)
+	stopped := time.Now()
+	d.signal(unix.SIGTERM)
+	d.endsBy(0)
+	if d := time.Since(stopped); d > 10*time.Second {
+		t.Errorf("it took %v to end", d)
+	}
+}

@@ -124,6 +124,7 @@ func run(f flags) error {
 	ownSession()
 	debug.SetGCPercent(50) // the heap is small; half as much garbage costs less than it saves in memory
 	_ = process.TimerSlack(timerSlack)
+	signal.Ignore(unix.SIGPIPE) // whoever reads our lines may end; the guard guards on
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	defer stop()
 	hup := make(chan os.Signal, 1)

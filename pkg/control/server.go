@@ -33,12 +33,13 @@ type limits struct {
 	request time.Duration // from the first byte of a request to its last
 	write   time.Duration // until the peer has taken the whole reply
 	call    time.Duration // what the handler's ctx grants
+	pace    time.Duration // between two requests of a connection that may not do all
 }
 
 func defaultLimits() limits {
 	return limits{
 		conns: 64, reserved: 8, perUID: 16, size: 64 << 10,
-		idle: 60 * time.Second, request: 10 * time.Second, write: 10 * time.Second, call: 30 * time.Second,
+		idle: 60 * time.Second, request: 10 * time.Second, write: 10 * time.Second, call: 30 * time.Second, pace: 20 * time.Millisecond,
 	}
 }
 
@@ -213,6 +214,22 @@ func (s *Server) serve(ctx context.Context, conn *net.UnixConn, c Caller) {
 		if !oneway && !s.send(conn, out) || last {
 			return
 		}
+		if !s.roles.all(&c) && !pause(ctx, s.limits.pace) {
+			return
+		}
+	}
+}
+
+// pause keeps a connection from asking on without a break: what it asks is
+// answered by the loop that guards.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 

@@ -38,14 +38,15 @@ func (d *Daemon) act(decision guard.Decision) {
 	case guard.Release:
 		d.release(x.Target)
 	case guard.AskConsent:
-		d.consents[x.PID] = append(d.consents[x.PID], x.Target)
-		d.reader.Ask(x.PID, d.cfg.CPActive.Key, int(x.Table))
+		d.reader.Ask(x.PID, d.cfg.CPActive.Key, int(x.Table), uint64(x.Target))
 	case guard.LookAt:
 		d.see(d.look(x.Target))
 	case guard.Clear:
 		d.see(d.clear(x))
 	case guard.BeginLadder:
 		d.ladders = append(d.ladders, x)
+	case guard.CancelLadder:
+		d.pool.Cancel(uint64(x.Target))
 	case guard.CheckReaped:
 		d.see(d.checkReaped(x))
 	case guard.RestoreUnit:
@@ -88,6 +89,12 @@ func (d *Daemon) identify(x guard.Identify) guard.Identified {
 	if e := x.Expect; e != nil && (e.Start != p.StartTime || e.Inode != 0 && p.Inode != 0 && e.Inode != p.Inode) {
 		_ = p.Close()
 		out.Sight = guard.SightGone
+		return out
+	}
+	if p.Comm == identifier {
+		// A guard beside this one maps the table as well, and is no client.
+		_ = p.Close()
+		out.Sight, out.Reason = guard.SightRefused, "a guard"
 		return out
 	}
 	if err := d.poller.Watch(p.FD(), uint64(x.Target)); err != nil {
@@ -209,32 +216,24 @@ func (d *Daemon) checkReaped(x guard.CheckReaped) guard.Reaped {
 	return out
 }
 
-// consentAnswer hands an answer of the reader to all who asked. It went by
-// number, so it counts only while the pidfd says that the process lives.
+// consentAnswer takes in an answer of the reader. It went by number, so it
+// counts only while the pidfd says that the process lives.
 func (d *Daemon) consentAnswer(a process.ConsentAnswer) {
-	ids := d.consents[a.PID]
-	delete(d.consents, a.PID)
-	out := guard.Consented{}
-	switch a.Consent {
-	case process.ConsentProven:
-		out.Consent = guard.ConsentProven
-	case process.ConsentNotMapped:
-		out.Consent = guard.ConsentNotMapped
-	case process.ConsentOtherNamespace:
-		out.Consent = guard.ConsentOtherNamespace
-	default:
-		if a.Err != nil {
-			out.Reason = a.Err.Error()
-		}
+	o := guard.Consented{Target: guard.TargetID(a.ID)}
+	h := d.held[o.Target]
+	switch {
+	case h == nil || h.proc.Exited():
+		o.Reason = "it ended meanwhile"
+	case a.Consent == process.ConsentProven:
+		o.Consent = guard.ConsentProven
+	case a.Consent == process.ConsentNotMapped:
+		o.Consent = guard.ConsentNotMapped
+	case a.Consent == process.ConsentOtherNamespace:
+		o.Consent = guard.ConsentOtherNamespace
+	case a.Err != nil:
+		o.Reason = a.Err.Error()
 	}
-	for _, id := range ids {
-		o := out
-		o.Target = id
-		if h := d.held[id]; h == nil || h.proc.Exited() {
-			o.Consent, o.Reason = guard.ConsentUnknown, "it ended meanwhile"
-		}
-		d.see(o)
-	}
+	d.see(o)
 }
 
 // ladderTarget is what a ladder's worker sees of its target.

@@ -1,15 +1,16 @@
 package daemon
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
 	"github.com/rs/zerolog/diode"
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"github.com/checkprocd/checkprocd/pkg/config"
@@ -38,11 +39,13 @@ type sinks struct {
 	file    *logFile
 	missed  atomic.Uint64
 	broken  error // the file could not be opened
+	noted   error // the journal is not there
 }
 
 // openSinks makes the logger for a configuration. stderr is where console and
-// JSON lines go.
-func openSinks(c config.Log, stderr *os.File) (*sinks, error) {
+// JSON lines go; trouble is told when the file cannot be opened again later, on
+// another goroutine.
+func openSinks(c config.Log, stderr *os.File, trouble func(error)) (*sinks, error) {
 	s := &sinks{}
 	var writers []io.Writer
 	format := c.Format
@@ -59,8 +62,13 @@ func openSinks(c config.Log, stderr *os.File) (*sinks, error) {
 	switch format {
 	case "journal":
 		j, err := systemd.NewJournal(identifier, logQueue)
-		if err != nil {
+		if err != nil && c.Format == "journal" {
 			return nil, fmt.Errorf("log to the journal: %w", err)
+		}
+		if err != nil {
+			s.noted = err
+			writers = append(writers, s.queued(stderr))
+			break
 		}
 		s.journal = j
 		writers = append(writers, j)
@@ -71,7 +79,7 @@ func openSinks(c config.Log, stderr *os.File) (*sinks, error) {
 		writers = append(writers, s.queued(stderr))
 	}
 	if c.File != "" {
-		f, err := openLogFile(c.File)
+		f, err := openLogFile(c.File, trouble)
 		if err != nil {
 			s.broken = err
 		} else {
@@ -135,32 +143,44 @@ func console(w io.Writer, plain bool) io.Writer {
 	}
 }
 
-// logFile is the LOGFILE that the old guard wrote as well.
+// logFile is the LOGFILE that the old guard wrote as well. After it was opened
+// only the goroutine of the queue in front of it uses it: a disk that stalls
+// stops nobody else.
 type logFile struct {
-	mu   sync.Mutex
-	path string
-	f    *os.File
-	size int64
+	path    string
+	f       *os.File
+	size    int64
+	again   atomic.Bool // to be opened anew before the next line
+	trouble func(error)
 }
 
-func openLogFile(path string) (*logFile, error) {
-	l := &logFile{path: path}
-	return l, l.reopen()
+func openLogFile(path string, trouble func(error)) (*logFile, error) {
+	l := &logFile{path: path, trouble: trouble}
+	return l, l.open()
 }
 
-// reopen opens the file anew, after logrotate moved it away.
-func (l *logFile) reopen() error {
-	f, err := os.OpenFile(l.path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o644)
+// reopen has the file opened anew, after logrotate moved it away.
+func (l *logFile) reopen() { l.again.Store(true) }
+
+// open opens the file in place of what was open. Its directory may be another
+// user's: no symbolic link is followed, and nothing else than a regular file is
+// written to (a FIFO without a reader would block).
+func (l *logFile) open() error {
+	f, err := os.OpenFile(l.path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY, 0o644)
+	if errors.Is(err, unix.ELOOP) {
+		return fmt.Errorf("open %s: it is a symbolic link", l.path)
+	}
 	if err != nil {
 		return err
 	}
 	st, err := f.Stat()
+	if err == nil && !st.Mode().IsRegular() {
+		err = fmt.Errorf("open %s: it is no regular file", l.path)
+	}
 	if err != nil {
 		_ = f.Close()
 		return err
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	if l.f != nil {
 		_ = l.f.Close()
 	}
@@ -169,21 +189,15 @@ func (l *logFile) reopen() error {
 }
 
 func (l *logFile) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	full := l.size+int64(len(p)) > logFileMax
-	l.mu.Unlock()
-	if full && os.Rename(l.path, l.path+".1") == nil {
-		_ = l.reopen()
+	full := l.size+int64(len(p)) > logFileMax && os.Rename(l.path, l.path+".1") == nil
+	if l.again.Swap(false) || full {
+		if err := l.open(); err != nil {
+			l.trouble(err)
+		}
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	n, err := l.f.Write(p)
 	l.size += int64(n)
 	return n, err
 }
 
-func (l *logFile) Close() error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.f.Close()
-}
+func (l *logFile) Close() error { return l.f.Close() }

@@ -59,8 +59,7 @@ func (d *Daemon) makeReady() {
 // turn is one wake: look, decide, act, remember. It returns the time of the
 // next.
 func (d *Daemon) turn(now time.Duration, exited []uint64) time.Duration {
-	letters := d.mail.empty()
-	for _, open := range letters {
+	for _, open := range d.mail.empty() {
 		open()
 	}
 	for _, id := range exited {
@@ -71,6 +70,7 @@ func (d *Daemon) turn(now time.Duration, exited []uint64) time.Duration {
 		d.lookAtLock()
 	}
 	if scan {
+		d.takeRegistry()
 		d.lookAtTables()
 		d.scanTables()
 		d.guard.ScanDone(now)
@@ -81,7 +81,8 @@ func (d *Daemon) turn(now time.Duration, exited []uint64) time.Duration {
 		d.scan.last = process.Now() - now
 		d.scan.max = max(d.scan.max, d.scan.last)
 	}
-	if decided || len(letters) > 0 || scan && now-d.saved.at >= saveEvery {
+	d.saved.behind = d.saved.behind || decided
+	if len(d.ladders) > 0 || d.saved.behind && now >= d.saved.rest || scan && now-d.saved.at >= saveEvery {
 		d.save(now)
 	}
 	d.startLadders()
@@ -93,7 +94,11 @@ func (d *Daemon) turn(now time.Duration, exited []uint64) time.Duration {
 	// further apart than systemd's watchdog.
 	_ = d.pool.Active()
 	d.notify.Alive()
-	return d.guard.Next()
+	next := d.guard.Next()
+	if d.saved.behind {
+		next = min(next, d.saved.rest)
+	}
+	return next
 }
 
 // decide has the guard decide until it has nothing more to say, and says
@@ -137,48 +142,57 @@ func (d *Daemon) notActing() string {
 
 // lookAtLock sees whether this guard is the one that acts.
 func (d *Daemon) lookAtLock() {
-	if d.opts.Observe {
-		if d.lockSeen.err == "" {
-			d.lockSeen.err = "--observe"
-			d.see(guard.Acting{Reason: "started with --observe"})
-		}
-		return
-	}
-	held, holder, err := d.lock.TryAcquire()
-	if err != nil && d.registry != nil && os.Geteuid() == 0 {
-		// Any user can make the lock's object first, and removing it takes
-		// CAP_SYS_ADMIN, which the unit does not have. Nobody may switch the guard
-		// off by that: the registry's lock keeps two guards of root apart.
-		var hostile *table.ForeignLockError
-		if errors.As(err, &hostile) {
-			held, holder = true, 0
-			d.degraded("lock", fmt.Sprintf("%v; acting without it. Remove it: ipcrm -s %d", err, hostile.ID))
-			err = nil
-		}
-	}
-	now := lockView{held: held, holder: holder}
-	if err != nil {
-		now.err = err.Error()
-	}
+	now := d.tryLock()
 	if now == d.lockSeen {
 		return
 	}
 	d.lockSeen = now
-	switch {
-	case held:
-		d.see(guard.Acting{Acts: true})
-	case err != nil:
-		d.see(guard.Acting{Reason: "the right to act could not be taken: " + now.err})
-	default:
-		d.see(guard.Acting{Holder: holder, Reason: fmt.Sprintf("pid %d (%s) acts here", holder, commOf(holder))})
+	o := guard.Acting{Acts: now.held, Holder: now.holder, Reason: now.why}
+	if now.holder != 0 {
+		o.Reason = fmt.Sprintf("pid %d (%s) acts here", now.holder, commOf(now.holder))
 	}
+	d.see(o)
 }
 
 // lockView is what was seen of the right to act.
 type lockView struct {
 	held   bool
-	holder int32
-	err    string
+	holder int32  // who else has it, 0: nobody known
+	why    string // it is not held
+}
+
+func (d *Daemon) tryLock() lockView {
+	switch {
+	case d.opts.Observe:
+		return lockView{why: "started with --observe"}
+	case !d.cfg.CPActive.Enabled:
+		if d.lockSeen.held {
+			_ = d.lock.Release()
+		}
+		return lockView{why: "cpactive.enabled is false"}
+	}
+	held, holder, err := d.lock.TryAcquire()
+	switch {
+	case held:
+		return lockView{held: true}
+	case err == nil && holder != 0:
+		return lockView{holder: holder}
+	case err == nil:
+		return lockView{why: "a guard that cannot be seen from here acts"}
+	case d.registry == nil || os.Geteuid() != 0:
+		return lockView{why: "the right to act could not be taken: " + err.Error()}
+	}
+	// Any user can make the lock's object first, or use up all semaphores of the
+	// system, and the unit lacks CAP_SYS_ADMIN, which removing one takes. Nobody
+	// may switch the guard off by that: the registry's lock keeps two guards of
+	// root apart.
+	text := fmt.Sprintf("%v; acting without the lock", err)
+	var hostile *table.ForeignLockError
+	if errors.As(err, &hostile) {
+		text += fmt.Sprintf(". Remove it: ipcrm -s %d", hostile.ID)
+	}
+	d.degraded("lock", text)
+	return lockView{held: true}
 }
 
 // wind ends the loop: no further signal, and the last word to the registry.

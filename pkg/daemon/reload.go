@@ -29,9 +29,47 @@ func (d *Daemon) reload(ctx context.Context, who string) (control.ReloadResult, 
 	if d.opts.Override != nil {
 		d.opts.Override(&next)
 	}
+	sinks, logErr := d.nextLog(next.Log)
 	var result control.ReloadResult
-	err = d.inLoop(ctx, func() { result = d.switchTo(next, who) })
+	err = d.inLoop(ctx, func() {
+		if logErr == nil {
+			d.switchLog(sinks)
+		}
+		result = d.switchTo(next, who)
+		if logErr != nil {
+			d.degraded("log", fmt.Sprintf("log: %v; the earlier one stays in use", logErr))
+		}
+		d.sayLog()
+	})
+	if err == nil && logErr == nil {
+		d.logInForce = next.Log
+	}
 	return result, err
+}
+
+// nextLog opens the log that a new configuration asks for, off the loop: a file
+// may lie on a disk that stalls. nil: the one in use stays.
+func (d *Daemon) nextLog(next config.Log) (*sinks, error) {
+	if d.logInForce == next && (next.File == "" || d.sinks.file != nil) {
+		return nil, nil
+	}
+	return openSinks(next, d.opts.Stderr, d.logTrouble)
+}
+
+// switchLog puts a log in use, on the loop; without another one its file is
+// opened anew, because it may have been moved away.
+func (d *Daemon) switchLog(next *sinks) {
+	if next == nil {
+		if d.sinks.file != nil {
+			d.sinks.file.reopen()
+		}
+		return
+	}
+	was := d.sinks
+	next.missed.Add(was.dropped())
+	d.sinks = next
+	d.log.set(next.logger)
+	d.side(was.close)
 }
 
 func rejected(err error) error {
@@ -55,11 +93,15 @@ func (d *Daemon) switchTo(next config.Config, who string) control.ReloadResult {
 	next.CPActive.Key, next.CPActive.SemKey, next.CPActive.Records = old.CPActive.Key, old.CPActive.SemKey, old.CPActive.Records
 	result.Changed = config.Diff(*old, next)
 
-	logFailed := d.switchLog(old.Log, next.Log)
 	d.cfg = &next
 	clear(d.users)
 	clear(d.lost) // what is still missing is said again
 	d.guard.SetConfig(d.cfg)
+	d.saved.behind = true
+	if old.CPActive.Enabled && !next.CPActive.Enabled {
+		d.lookAtLock() // no longer: ladders under way are cancelled first
+		d.giveUpTables()
+	}
 	d.pool.SetMax(next.Ladder.MaxConcurrent)
 	if d.server != nil {
 		d.server.SetGroups(next.Control.Group, next.Control.ReadGroup)
@@ -74,32 +116,6 @@ func (d *Daemon) switchTo(next config.Config, who string) control.ReloadResult {
 		text += "; needs a restart: " + strings.Join(result.NeedsRestart, ", ")
 	}
 	d.say(evReloaded, guard.LevelInfo, who, text)
-	if logFailed != nil {
-		d.degraded("log.file", fmt.Sprintf("log: %v; the earlier one stays in use", logFailed))
-	}
 	d.notify.Ready(statusLine(d.guard.Tally(), d.notActing()))
 	return result
-}
-
-// switchLog opens the log anew: the file always (it may have been moved away),
-// all of it when its configuration changed.
-func (d *Daemon) switchLog(old, next config.Log) error {
-	if old == next {
-		if d.sinks.file != nil {
-			return d.sinks.file.reopen()
-		}
-		if next.File == "" {
-			return nil
-		}
-	}
-	s, err := openSinks(next, d.opts.Stderr)
-	if err != nil {
-		return err
-	}
-	s.missed.Add(d.sinks.dropped())
-	was := d.sinks
-	d.sinks = s
-	d.log.set(s.logger)
-	d.side(was.close)
-	return s.broken
 }

@@ -76,6 +76,17 @@ func (d *Daemon) attachKnown() {
 	}
 }
 
+// giveUpTables forgets all tables and their targets: the operator said so.
+func (d *Daemon) giveUpTables() {
+	for _, id := range d.guard.TableIDs() {
+		d.see(guard.TableLost{Table: id, Reason: "cpactive.enabled is false", Order: true})
+	}
+	for _, a := range d.tables.list {
+		_ = a.seg.Close()
+	}
+	d.tables = tables{}
+}
+
 // lookAtTables sees whether the segment under the key is still the one that is
 // attached, and attaches or creates what is there to be. Two system calls when
 // nothing changed.
@@ -127,6 +138,10 @@ func (d *Daemon) leaveCurrent() {
 func (d *Daemon) takeCurrent(id int, created bool) {
 	t := &d.tables
 	a := t.find(guard.TableID(id))
+	if a == nil && len(t.list) >= tablesMax {
+		d.tableProblem(fmt.Sprintf("table %d is not attached: %d removed ones are still mapped by their clients, which is as many as are looked at; end those that made them", id, len(t.list)), true)
+		return
+	}
 	if a == nil {
 		var err error
 		if a, err = d.attach(id); err != nil {
@@ -218,13 +233,16 @@ func (d *Daemon) lookAtAttachment(a *attached) {
 	d.see(guard.Attachment{Table: a.id, ATime: st.ATime, LastPID: st.LPID, Comm: a.comm})
 }
 
-// commOf is the name of a process, "" when there is none of that number.
+// commOf is the name of a process, "" when there is none of that number. It is
+// cleaned: any user may choose one that ends a line or moves a terminal's cursor.
 func commOf(pid int32) string {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
 	if err != nil {
 		return ""
 	}
-	return strings.TrimRight(string(b), "\n")
+	var name [table.NameSize]byte
+	copy(name[:], strings.TrimSuffix(string(b), "\n"))
+	return table.CleanName(&name)
 }
 
 // lookAtSemaphore opens or creates the clients' semaphore and watches it: one

@@ -223,7 +223,7 @@ func askAll(ctx context.Context, key uint32, questions []question) (map[question
 	round := func(questions []question) error {
 		for portion := range slices.Chunk(questions, maxQuestions) {
 			for _, q := range portion {
-				reader.Ask(q.pid, key, q.segment)
+				reader.Ask(q.pid, key, q.segment, 0)
 			}
 			for range portion {
 				select {

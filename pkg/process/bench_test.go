@@ -111,10 +111,10 @@ func BenchmarkTimer(b *testing.B) {
 func BenchmarkAsk(b *testing.B) {
 	c := actor(b, "pause")
 	r, answers := newTestReader(b)
-	r.Ask(c.pid(), testKey, 1)
+	r.Ask(c.pid(), testKey, 1, 0)
 	<-answers
 	for b.Loop() {
-		r.Ask(c.pid(), testKey, 1)
+		r.Ask(c.pid(), testKey, 1, 0)
 		if a := <-answers; a.Consent != ConsentNotMapped {
 			b.Fatal(a)
 		}

@@ -35,6 +35,7 @@ func (c Consent) String() string {
 // ConsentAnswer is the answer to one Reader.Ask. The question went by number: the answer is about a Process only if
 // that Process has not exited when the answer is there.
 type ConsentAnswer struct {
+	ID        uint64 // of the question
 	PID       int32
 	SegmentID int
 	Consent   Consent

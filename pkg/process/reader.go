@@ -46,9 +46,9 @@ type Reader struct {
 	env    []string // the helper's environment
 
 	mu       sync.Mutex
-	queue    []request
-	overflow []request
-	asked    map[request]struct{} // in queue or overflow
+	queue    []question
+	overflow []question
+	asked    map[question]struct{} // in queue or overflow
 	closed   bool
 
 	kick chan struct{} // capacity 1: something was queued, or closed was set
@@ -70,7 +70,7 @@ func newReader(answer func(ConsentAnswer), env ...string) *Reader {
 		answer: answer,
 		// A helper that serves one question after the other needs one processor and makes no garbage to speak of.
 		env:   append([]string{"GOMAXPROCS=1", "GOGC=off", "GOMEMLIMIT=8MiB", "PATH=", "LANG=C"}, env...),
-		asked: make(map[request]struct{}),
+		asked: make(map[question]struct{}),
 		kick:  make(chan struct{}, 1),
 		done:  make(chan struct{}),
 	}
@@ -78,10 +78,17 @@ func newReader(answer func(ConsentAnswer), env ...string) *Reader {
 	return r
 }
 
-// Ask queues a question and never blocks. A question that already waits is not queued again: one answer serves both.
-// When more than 4096 wait the answer is ConsentUnknown, soon. Nothing is answered after Close.
-func (r *Reader) Ask(pid int32, key uint32, segmentID int) {
-	req := request{pid, key, int32(segmentID)}
+// question is a request and the asker's name for it.
+type question struct {
+	request
+	id uint64
+}
+
+// Ask queues a question and never blocks; id comes back with the answer, so that one about an earlier process of the
+// same number is not taken for one about its successor. A question that already waits is not queued again: one answer
+// serves both. When more than 4096 wait the answer is ConsentUnknown, soon. Nothing is answered after Close.
+func (r *Reader) Ask(pid int32, key uint32, segmentID int, id uint64) {
+	req := question{request{pid, key, int32(segmentID)}, id}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if _, ok := r.asked[req]; ok || r.closed {
@@ -127,13 +134,13 @@ func (r *Reader) Close() error {
 }
 
 // next takes the next question; unanswered ones of the overflow come first, since their answer is known.
-func (r *Reader) next() (req request, overflow, ok bool) {
+func (r *Reader) next() (req question, overflow, ok bool) {
 	for {
 		r.mu.Lock()
 		switch {
 		case r.closed:
 			r.mu.Unlock()
-			return request{}, false, false
+			return question{}, false, false
 		case len(r.overflow) > 0:
 			req, overflow, ok = r.overflow[0], true, true
 			r.overflow = r.overflow[1:]
@@ -187,7 +194,7 @@ func (r *Reader) run() {
 				h, err = r.start()
 			}
 			if err == nil {
-				if resp, err = h.ask(req); err == nil {
+				if resp, err = h.ask(req.request); err == nil {
 					backoff = 0
 					err = resp.err()
 					break
@@ -205,7 +212,7 @@ func (r *Reader) run() {
 		if err != nil {
 			err = fmt.Errorf("ask for consent of %d: %w", req.pid, err)
 		}
-		r.answer(ConsentAnswer{PID: req.pid, SegmentID: int(req.segmentID), Consent: resp.consent, Err: err})
+		r.answer(ConsentAnswer{ID: req.id, PID: req.pid, SegmentID: int(req.segmentID), Consent: resp.consent, Err: err})
 	}
 }
 

@@ -34,7 +34,7 @@ func newTestReader(t testing.TB, env ...string) (*Reader, chan ConsentAnswer) {
 // ask asks until the answer is not merely late, as any can be on a busy machine.
 func ask(r *Reader, answers <-chan ConsentAnswer, pid int32, key uint32, segment int) ConsentAnswer {
 	for {
-		r.Ask(pid, key, segment)
+		r.Ask(pid, key, segment, 0)
 		if a := <-answers; !errors.Is(a.Err, os.ErrDeadlineExceeded) {
 			return a
 		}
@@ -131,7 +131,7 @@ func TestHelperStuck(t *testing.T) {
 		t.Fatalf("%+v", a)
 	}
 	first := pidfdOf(t, r.PID())
-	r.Ask(stuckPID, testKey, 1)
+	r.Ask(stuckPID, testKey, 1, 0)
 	a := <-answers
 	if a.PID != stuckPID || a.Consent != ConsentUnknown || a.Err == nil || !strings.Contains(a.Err.Error(), "no answer within 1s") {
 		t.Errorf("%+v", a)
@@ -146,10 +146,10 @@ func TestHelperStuck(t *testing.T) {
 func TestQueueGoesOn(t *testing.T) {
 	r, answers := newTestReader(t, envHelper+"=stuck")
 	c := actor(t, "pause")
-	r.Ask(stuckPID, testKey, 1)
+	r.Ask(stuckPID, testKey, 1, 0)
 	for range 2 {
 		for segment := range 10 {
-			r.Ask(c.pid(), testKey, segment)
+			r.Ask(c.pid(), testKey, segment, 0)
 		}
 	}
 	if a := <-answers; a.PID != stuckPID || a.Consent != ConsentUnknown {
@@ -192,13 +192,13 @@ func TestHelperFails(t *testing.T) {
 				t.Fatalf("%+v", a)
 			}
 			for range 2 { // it worked before: the next question gets a new helper at once
-				r.Ask(stuckPID, testKey, 1)
+				r.Ask(stuckPID, testKey, 1, 0)
 				a := <-answers
 				if a.Consent != ConsentUnknown || a.Err == nil || !strings.Contains(a.Err.Error(), want) {
 					t.Errorf("%+v", a)
 				}
 				eventually(t, "a new helper", func() bool {
-					r.Ask(c.pid(), testKey, 1)
+					r.Ask(c.pid(), testKey, 1, 0)
 					return (<-answers).Consent == ConsentNotMapped
 				})
 			}
@@ -210,7 +210,7 @@ func TestHelperNeverStarts(t *testing.T) {
 	r, answers := newTestReader(t, envHelper+"=mute")
 	const n = 200
 	for i := range int32(n) {
-		r.Ask(100+i, testKey, 1)
+		r.Ask(100+i, testKey, 1, 0)
 	}
 	for range n {
 		if a := <-answers; a.Consent != ConsentUnknown || a.Err == nil {
@@ -228,7 +228,7 @@ func TestReaderOverflow(t *testing.T) {
 	r := newReader(func(a ConsentAnswer) { <-gate; answers <- a }, envHelper+"=mute")
 	const n = maxQueue + 100
 	for i := range int32(n) {
-		r.Ask(i+1, testKey, 1)
+		r.Ask(i+1, testKey, 1, 0)
 	}
 	close(gate)
 	full := 0
@@ -249,7 +249,7 @@ func TestReaderOverflow(t *testing.T) {
 	if err := r.Close(); err != nil {
 		t.Error(err)
 	}
-	r.Ask(1, testKey, 1)
+	r.Ask(1, testKey, 1, 0)
 	if err := r.Close(); err != nil {
 		t.Errorf("second close: %v", err)
 	}

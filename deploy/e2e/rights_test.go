@@ -110,7 +110,7 @@ func TestRights(t *testing.T) {
 			if !slices.Contains(degraded(), name) {
 				t.Errorf("%s: without %s, degraded is %v", root, name, degraded())
 			}
-			t.Logf("measured: %s: without %s: %s", root, name, r["MESSAGE"])
+			t.Logf("%s: without %s: %s", root, name, r["MESSAGE"])
 			if got := m.events("killed"); len(got) != 0 {
 				t.Errorf("%s: without %s: %s", root, name, got[0]["MESSAGE"])
 			}

@@ -71,7 +71,7 @@ func TestOldGuard(t *testing.T) {
 		m.Run("systemctl start healthy old-guard")
 		r := m.awaitEvent("old-guard")
 		m.check(r, Fields{"PRIORITY": "4", "CHECKPROC_TABLE": m.segment()["shmid"], "CHECKPROC_REASON": "attaches in a rhythm"})
-		t.Logf("measured: %s: old guard reported: %s", root, r["MESSAGE"])
+		t.Logf("%s: old guard reported: %s", root, r["MESSAGE"])
 		out, code := m.Try("checkprocctl check --json")
 		var findings []control.Finding
 		m.parse(out, &findings)

@@ -109,8 +109,9 @@ func TestSecondRecordForged(t *testing.T) {
 	}
 	g := begin(t, testConfig(t))
 	victim := run(t, "--name victim --timeout 2 --beat 300")
-	early := run(t, "--name early --timeout 30 --beat 300")
+	early := run(t, "--name early --timeout 30 --beat 4000") // within its own timeout, not within the forged one
 	g.await(want{event: guard.EvRegistered, pid: victim.pid})
+	g.await(want{event: guard.EvRegistered, pid: early.pid})
 	m := mapTable(t)
 	m.put(500, victim.pid, "forged", 1, 1)
 	m.put(501, early.pid, "forged", 1, 1)

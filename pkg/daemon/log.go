@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
-	"github.com/rs/zerolog/diode"
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
@@ -101,9 +100,9 @@ func openSinks(c config.Log, stderr *os.File, trouble func(error)) (*sinks, erro
 }
 
 func (s *sinks) queued(w io.Writer) io.Writer {
-	d := diode.NewWriter(keepOpen{w}, logQueue, 0, func(missed int) { s.missed.Add(uint64(missed)) })
-	s.closers = append([]io.Closer{d}, s.closers...)
-	return d
+	q := newQueue(w, logQueue, &s.missed)
+	s.closers = append([]io.Closer{q}, s.closers...)
+	return q
 }
 
 // dropped is how many records were not written.
@@ -130,10 +129,6 @@ func (s *sinks) close() {
 	case <-time.After(time.Second):
 	}
 }
-
-// keepOpen hides Close from the queue in front of a descriptor that it does
-// not own.
-type keepOpen struct{ io.Writer }
 
 func console(w io.Writer, plain bool) io.Writer {
 	return &zerolog.ConsoleWriter{

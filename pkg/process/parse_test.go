@@ -139,7 +139,7 @@ func TestFactsOfFakes(t *testing.T) {
 		"cgroup": "1:name=systemd:/\n0::/user.slice/user-1000.slice/user@1000.service/app.slice/x.service/deep\n",
 	}
 	fakeProc(t, dir, 42, files)
-	f, err := s.facts(42)
+	f, err := s.facts(42, -1)
 	want := Facts{PID: 42, StartTime: 22, UID: 1001, PPID: 4, PGID: 5, SID: 6, Comm: "my (x",
 		Cgroup: "/user.slice/user-1000.slice/user@1000.service/app.slice/x.service/deep",
 		Unit:   "user@1000.service", UserUnit: "x.service", Threads: 20}
@@ -149,10 +149,10 @@ func TestFactsOfFakes(t *testing.T) {
 
 	files["stat"] = statLine(42, "kthread", "S", pfKthread)
 	fakeProc(t, dir, 42, files)
-	if _, err := s.facts(42); !errors.As(err, new(*RefusedError)) {
+	if _, err := s.facts(42, -1); !errors.As(err, new(*RefusedError)) {
 		t.Errorf("kernel thread: %v", err)
 	}
-	if _, err := s.facts(43); !errors.Is(err, unix.ENOENT) || errors.Is(err, ErrGone) {
+	if _, err := s.facts(43, -1); !errors.Is(err, unix.ENOENT) || errors.Is(err, ErrGone) {
 		t.Errorf("hidden process: %v", err)
 	}
 }

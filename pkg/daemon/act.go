@@ -38,7 +38,7 @@ func (d *Daemon) act(decision guard.Decision) {
 	case guard.Release:
 		d.release(x.Target)
 	case guard.AskConsent:
-		d.reader.Ask(x.PID, d.cfg.CPActive.Key, int(x.Table), uint64(x.Target))
+		d.asks = append(d.asks, x)
 	case guard.LookAt:
 		d.see(d.look(x.Target))
 	case guard.Clear:
@@ -69,7 +69,7 @@ func (d *Daemon) act(decision guard.Decision) {
 // identify opens a process and holds it.
 func (d *Daemon) identify(x guard.Identify) guard.Identified {
 	out := guard.Identified{Target: x.Target, PID: x.PID}
-	p, err := process.Open(x.PID)
+	p, err := d.open(x.PID)
 	var refused *process.RefusedError
 	switch {
 	case err == nil:
@@ -214,6 +214,15 @@ func (d *Daemon) checkReaped(x guard.CheckReaped) guard.Reaped {
 		}
 	}
 	return out
+}
+
+// askConsents asks what was decided to ask. At a start READY=1 is said before,
+// and the helper does not compete with the loop for the processors.
+func (d *Daemon) askConsents() {
+	for _, x := range d.asks {
+		d.reader.Ask(x.PID, d.cfg.CPActive.Key, int(x.Table), uint64(x.Target))
+	}
+	d.asks = d.asks[:0]
 }
 
 // consentAnswer takes in an answer of the reader. It went by number, so it

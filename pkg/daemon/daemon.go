@@ -55,6 +55,8 @@ type Daemon struct {
 	held     map[guard.TargetID]*held
 	users    map[uint32]string
 	ladders  []guard.BeginLadder
+	asks     []guard.AskConsent
+	opened   map[int32]opened // by openMany, of the decisions that are being carried out
 	tables   tables
 	scan     scanCost
 	tally    guard.Tally

@@ -80,15 +80,14 @@ func (d *Daemon) turn(now time.Duration, exited []uint64) time.Duration {
 		d.scan.count++
 		d.scan.last = process.Now() - now
 		d.scan.max = max(d.scan.max, d.scan.last)
+		d.tell()
 	}
 	d.saved.behind = d.saved.behind || decided
 	if len(d.ladders) > 0 || d.saved.behind && now >= d.saved.rest || scan && now-d.saved.at >= saveEvery {
 		d.save(now)
 	}
 	d.startLadders()
-	if scan {
-		d.tell()
-	}
+	d.askConsents()
 	// The token is earned: no scan is due that was not done, and the workers'
 	// lock was free. The loop turns once each attention step, also when scans are
 	// further apart than systemd's watchdog.
@@ -109,6 +108,7 @@ func (d *Daemon) decide(now time.Duration) (decided bool) {
 		d.batch, d.seen = d.seen, d.batch[:0]
 		decisions := d.guard.Step(now, d.batch...)
 		clear(d.batch)
+		d.opened = openMany(decisions)
 		for _, x := range decisions {
 			d.act(x)
 		}

@@ -217,15 +217,11 @@ func (d *Daemon) run(ctx context.Context) error {
 	d.greet()
 	d.openRegistry()
 	d.side(func() { d.restorer.run(sideCtx) })
-	if server := d.listen(); server != nil {
-		d.side(func() {
-			if err := server.Serve(sideCtx); err != nil {
-				_ = d.inLoop(sideCtx, func() {
-					d.degraded("control", fmt.Sprintf("the control socket does not answer any more: %v", err))
-				})
-			}
-		})
+	var err error
+	if d.server, err = d.listen(); err != nil {
+		d.noSocket(err)
 	}
+	d.side(func() { d.serve(sideCtx, d.server) })
 	d.side(func() {
 		for {
 			select {
@@ -246,28 +242,9 @@ func (d *Daemon) run(ctx context.Context) error {
 		runtime.LockOSThread()
 		failed <- d.loop()
 	}()
-	err := <-failed
+	err = <-failed
 	close(d.stopped)
 	return err
-}
-
-// listen opens the control socket; without it the guard guards on.
-func (d *Daemon) listen() *control.Server {
-	path := d.cfg.Control.Socket
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		d.degraded("control", fmt.Sprintf("no control socket: %v; checkprocctl does not reach this guard", err))
-		return nil
-	}
-	s, err := control.Listen(path, control.ServerConfig{
-		Group: d.cfg.Control.Group, ReadGroup: d.cfg.Control.ReadGroup, OwnUID: uint32(os.Geteuid()),
-		Version: d.opts.Version, Handler: handler{d},
-	})
-	if err != nil {
-		d.degraded("control", fmt.Sprintf("no control socket: %v; checkprocctl does not reach this guard", err))
-		return nil
-	}
-	d.server = s
-	return s
 }
 
 // openRegistry takes up what an earlier daemon left.

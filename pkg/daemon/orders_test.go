@@ -173,7 +173,7 @@ func TestManyRemovedTables(t *testing.T) {
 	g.untouched(clients[1:]...)
 }
 
-// TestTakesTheRegistry has a second guard wait for the registry as it waits for the right to act.
+// TestTakesTheRegistry has a second guard wait for registry and control socket as it waits for the right to act.
 func TestTakesTheRegistry(t *testing.T) {
 	if namespaces(t) {
 		return
@@ -181,14 +181,16 @@ func TestTakesTheRegistry(t *testing.T) {
 	c := testConfig(t)
 	first := launch(t, c)
 	first.await(want{event: guard.EvActing})
-	second := c
-	second.Control.Socket += "2"
-	g := launch(t, second)
+	g := launch(t, c)
 	g.await(want{event: guard.EvObserving})
 	g.await(want{event: evDegraded, reason: "registry"})
+	g.await(want{event: evDegraded, reason: "control"})
 	first.kill()
 	g.await(want{event: guard.EvActing})
 	cl := g.dial()
+	if s, err := cl.Status(t.Context()); err != nil || s.PID != g.pid() {
+		t.Fatalf("pid %d answers, %v", s.PID, err)
+	}
 	eventually(t, "the registry is written", func() bool {
 		s, err := cl.Status(t.Context())
 		return err == nil && s.Registry.Error == "" && s.Registry.Bytes > 0

@@ -313,15 +313,18 @@ func newCgroup(t *testing.T, name string) (dir *os.File, drop func()) {
 		t.Fatal(err)
 	}
 	return dir, func() {
-		var dirs []string
-		_ = filepath.WalkDir(at, func(p string, d os.DirEntry, err error) error {
-			if err == nil && d.IsDir() {
-				dirs = append(dirs, p)
+		// nspawn mirrors it in the hierarchy of version 1 that systemd itself would have.
+		for _, at := range []string{at, filepath.Join("/sys/fs/cgroup/systemd", name)} {
+			var dirs []string
+			_ = filepath.WalkDir(at, func(p string, d os.DirEntry, err error) error {
+				if err == nil && d.IsDir() {
+					dirs = append(dirs, p)
+				}
+				return nil
+			})
+			for i := len(dirs) - 1; i >= 0; i-- {
+				_ = unix.Rmdir(dirs[i])
 			}
-			return nil
-		})
-		for i := len(dirs) - 1; i >= 0; i-- {
-			_ = unix.Rmdir(dirs[i])
 		}
 	}
 }

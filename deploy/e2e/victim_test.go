@@ -78,7 +78,7 @@ func TestVictims(t *testing.T) {
 				want   Fields
 			}{
 				{"registered", Fields{"PRIORITY": "6", "CHECKPROC_SILENCE_USEC": ""}},
-				{"late", Fields{"PRIORITY": "6", "CHECKPROC_SILENCE_USEC": "*", "CHECKPROC_REASON": "silent"}},
+				{"late", Fields{"PRIORITY": "5", "CHECKPROC_SILENCE_USEC": "*", "CHECKPROC_REASON": "silent"}},
 				{"condemned", Fields{"PRIORITY": "4", "CHECKPROC_SILENCE_USEC": "*", "CHECKPROC_VERDICT": "hung", "CHECKPROC_REASON": "state S"}},
 				{"signalled1", Fields{"PRIORITY": "4", "CHECKPROC_VERDICT": "hung", "CHECKPROC_SIGNAL": "SIGTERM", "CHECKPROC_STEP": "1"}},
 				{"killed" + step, Fields{"PRIORITY": "4", "CHECKPROC_VERDICT": "hung", "CHECKPROC_SIGNAL": signal, "CHECKPROC_STEP": step}},
@@ -101,7 +101,7 @@ func TestVictims(t *testing.T) {
 			switch {
 			case restored:
 				r := m.awaitEvent("restored", about)
-				m.check(r, Fields{"PRIORITY": "6", "OBJECT_SYSTEMD_UNIT": unit, "CHECKPROC_REASON": "*", "CHECKPROC_SLOT": "", "OBJECT_PID": ""})
+				m.check(r, Fields{"PRIORITY": "5", "OBJECT_SYSTEMD_UNIT": unit, "CHECKPROC_REASON": "*", "CHECKPROC_SLOT": "", "OBJECT_PID": ""})
 				if waited := r.Time().Sub(killed.Time()); waited < 4*time.Second {
 					t.Errorf("%s: %s was restored after %v: systemd is given 5 s", root, unit, waited)
 				}

@@ -217,15 +217,15 @@ func (p *Process) Signal(sig unix.Signal) error {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
 	if p.fd < 0 {
-		return fmt.Errorf("signal %d with %s: %w", p.PID, unix.SignalName(sig), ErrClosed)
+		return fmt.Errorf("send %s to pid %d: %w", unix.SignalName(sig), p.PID, ErrClosed)
 	}
 	switch err := unix.PidfdSendSignal(p.fd, sig, nil, 0); err {
 	case nil:
 		return nil
 	case unix.ESRCH:
-		return fmt.Errorf("signal %d with %s: %w", p.PID, unix.SignalName(sig), ErrGone)
+		return fmt.Errorf("send %s to pid %d: %w", unix.SignalName(sig), p.PID, ErrGone)
 	default:
-		return fmt.Errorf("signal %d with %s: %w", p.PID, unix.SignalName(sig), err)
+		return fmt.Errorf("send %s to pid %d: %w", unix.SignalName(sig), p.PID, err)
 	}
 }
 

@@ -17,9 +17,9 @@ import (
 // a zerolog.LevelWriter. No Write blocks: an event waits in a bounded queue, and one that finds the queue full is
 // dropped and counted. When journald reads again one record says how many were dropped.
 //
-// The fields of a record: "message" is MESSAGE, "level" PRIORITY, "message_id" MESSAGE_ID, "object_pid" OBJECT_PID,
-// "object_unit" OBJECT_SYSTEMD_UNIT, and every other key CHECKPROC_ and the key in upper case. SYSLOG_IDENTIFIER is
-// always there.
+// The fields of a record: "message" is MESSAGE, "level" PRIORITY (or "priority", a number after it, for what zerolog has
+// no level for), "message_id" MESSAGE_ID, "object_pid" OBJECT_PID, "object_unit" OBJECT_SYSTEMD_UNIT, and every other key
+// CHECKPROC_ and the key in upper case. SYSLOG_IDENTIFIER is always there.
 type Journal struct {
 	identifier string
 	send       func(fields map[string]string) error

@@ -106,6 +106,7 @@ func TestJournalFields(t *testing.T) {
 				"CHECKPROC_TIMEOUT_USEC": "60000000", "OBJECT_PID": "4242", "OBJECT_SYSTEMD_UNIT": "ftp.service",
 				"CHECKPROC_UNIT": "ftp.service", "MESSAGE": "ftp is late",
 			}},
+		{"a notice", `{"level":"info","priority":5,"message":"m"}`, zerolog.NoLevel, map[string]string{"PRIORITY": "5", "MESSAGE": "m"}},
 		{"numbers", `{"a":1e6,"b":9007199254740993,"c":1.5E-3,"d":-2,"e":1e400}`, zerolog.InfoLevel, map[string]string{
 			"PRIORITY": "6", "CHECKPROC_A": "1000000", "CHECKPROC_B": "9007199254740993", "CHECKPROC_C": "0.0015",
 			"CHECKPROC_D": "-2", "CHECKPROC_E": "1e400",

@@ -38,6 +38,8 @@ func record(event []byte, level zerolog.Level) map[string]string {
 			if l, err := zerolog.ParseLevel(value); err == nil {
 				fields["PRIORITY"] = priority(l)
 			}
+		case name == "priority": // syslog has levels that zerolog lacks
+			fields["PRIORITY"] = value
 		default:
 			fields[fieldName(name)] = value
 		}

@@ -12,7 +12,8 @@ import (
 )
 
 // TestFigureExit kills clients one after the other and watches the pid words of their records. The observer spins on
-// one core, real-time while it does, so what it sees is not late itself.
+// one core, real-time while it does, so that it is not late itself. A client that is to end on just that core has to
+// wait for it, so of the times from the SIGKILL only the median says something.
 func TestFigureExit(t *testing.T) {
 	if outside(t) {
 		return
@@ -26,7 +27,7 @@ func TestFigureExit(t *testing.T) {
 	fromKill, fromExit := exits(t, c, seg.Token, 0, each)
 	row(t, "exit notice, idle machine: from the end of a client to its cleared record", spread(fromExit), "p50 150 µs, p99 500 µs",
 		quantile(fromExit, 0.5) <= 150*time.Microsecond && quantile(fromExit, 0.99) <= 500*time.Microsecond)
-	note(t, "… from the SIGKILL", spread(fromKill))
+	note(t, "… from the SIGKILL", "p50 "+short(median(fromKill)))
 
 	for range runtime.NumCPU() {
 		busy := exec.Command("sh", "-c", "while :; do :; done")
@@ -36,9 +37,8 @@ func TestFigureExit(t *testing.T) {
 		defer func() { _ = busy.Process.Kill(); _ = busy.Wait() }()
 	}
 	time.Sleep(time.Second)
-	fromKill, fromExit = exits(t, c, seg.Token, each, clients)
+	_, fromExit = exits(t, c, seg.Token, each, clients)
 	row(t, "exit notice, all cores busy: from the end of a client to its cleared record", spread(fromExit), "p99 500 µs", quantile(fromExit, 0.99) <= 500*time.Microsecond)
-	note(t, "… from the SIGKILL, which the client itself has to wait for", spread(fromKill))
 }
 
 // exits kills the clients in slots from to end.

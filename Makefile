@@ -70,8 +70,8 @@ e2e: build ## end-to-end tests: booted systemd 252 and 257 (root only)
 	$(GOTEST) -count=1 -parallel=12 -timeout=20m ./deploy/e2e
 
 .PHONY: bench
-bench: ## benchmarks
-	$(GO) test -run='^$$' -bench=. -benchmem ./pkg/... ./cmd/...
+bench: build ## benchmarks, and a table of figures with their marks
+	$(GO) test -run='^TestFigure' -bench=. -benchmem -timeout=20m ./pkg/... ./cmd/...
 
 .PHONY: lint
 lint: ## formatting, vet, staticcheck, rules of the house, the other architecture

@@ -318,5 +318,8 @@ func (d *Daemon) ladderOutcome(o escalate.Outcome) {
 	if o.Err != nil {
 		r.Reason = o.Err.Error()
 	}
-	d.post(r)
+	d.mail.leave(func() {
+		d.see(r)
+		d.saved.rest = 0 // a signal that was sent is written down at once
+	})
 }

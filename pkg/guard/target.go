@@ -81,11 +81,21 @@ const (
 
 // target is one verified process.
 type target struct {
+	// What each beat touches, in one cache line.
+	since    time.Duration // last beat
+	given    time.Duration // what stalls of the daemon have added to this silence
+	limit    time.Duration // timeout in force: the rule's or the client's; 0: never late
+	patience time.Duration // limit plus margin
+	softWhy  string        // what excused it then
+	state    State
+	soft     bool // the soft look at this silence was taken
+	gapSpent bool // a gap has restarted this silence already
+	beaten   bool // it has beaten at least once
+	used     bool
+
 	id     TargetID
 	pid    int32
 	facts  Facts
-	used   bool
-	state  State
 	policy config.Policy
 
 	name    [table.NameSize]byte // of its first latched record
@@ -95,17 +105,9 @@ type target struct {
 	table   TableID              // its first record
 	slot    int32
 
-	limit    time.Duration // timeout in force: the rule's or the client's; 0: never late
-	patience time.Duration // limit plus margin
-	since    time.Duration // last beat
-	given    time.Duration // what stalls of the daemon have added to this silence
-	gapSpent bool          // a gap has restarted this silence already
-	soft     bool          // the soft look at this silence was taken
-	softWhy  string        // what excused it then
-	beaten   bool          // it has beaten at least once
-	known    bool          // registered was said
-	left     bool          // a wiped record remembers it
-	opening  bool          // known from the registry only; no pidfd is held yet
+	known   bool // registered was said
+	left    bool // a wiped record remembers it
+	opening bool // known from the registry only; no pidfd is held yet
 
 	consent   Consent
 	proven    uint64 // scans so far when consent was proven
@@ -351,7 +353,10 @@ func (t *target) nextLook() time.Duration {
 
 // beat begins a new silence.
 func (t *target) beat(now time.Duration) {
-	t.since, t.given, t.gapSpent, t.soft, t.softWhy = now, 0, false, false, ""
+	t.since, t.given, t.gapSpent, t.soft = now, 0, false, false
+	if t.softWhy != "" {
+		t.softWhy = ""
+	}
 }
 
 // beat takes in that a record of a target moved.

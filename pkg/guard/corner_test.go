@@ -123,9 +123,9 @@ func TestUnsettled(t *testing.T) {
 	p := w.client(110, "c", 5, sec)
 	p.rec().Timeout = 50
 	w.run(500 * ms)
-	for range 200 {
+	for range 500 {
 		p.rec().Timeout++
-		w.run(sec)
+		w.run(400 * ms)
 	}
 	if n := len(w.find(EvChanged, 110)); n != 1 {
 		t.Errorf("reported %d times", n)

@@ -125,12 +125,19 @@ func (g *Guard) Step(now time.Duration, observations ...Observation) []Decision 
 // ScanDue says whether the tables are to be read in this wake.
 func (g *Guard) ScanDue(now time.Duration) bool { return now >= g.nextScan }
 
+// scanLead: scans come that part of the interval sooner than it says. A deadline
+// counts from the scan that saw the latest beat, and gathering evidence and
+// writing the registry take some milliseconds; so a hang is acted on within one
+// interval of its deadline, not 1 % later.
+const scanLead = 20
+
 // ScanDone takes note that they were; the next scan is one interval after the
 // last was meant, or from now if that is past.
 func (g *Guard) ScanDone(now time.Duration) {
-	g.nextScan += g.cfg.Interval
+	step := g.cfg.Interval - g.cfg.Interval/scanLead
+	g.nextScan += step
 	if g.nextScan <= now {
-		g.nextScan = now + g.cfg.Interval
+		g.nextScan = now + step
 	}
 }
 

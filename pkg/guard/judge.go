@@ -40,11 +40,8 @@ func (g *Guard) wake(ix int32) {
 			return
 		}
 		g.due[ix] = never
-		t.state, t.rereads = Rereading, 0
-		g.eachRecord(ix, func(tb *tableState, i int32) {
-			t.rereads++
-			g.decide(ReadAgain{t.id, tb.id, i})
-		})
+		t.state = Rereading
+		g.readAgain(ix)
 	case Late: // an answer did not come in time, or without a state
 		if (t.awaitLook || t.awaitAsk) && attn-t.gathered < lookWait {
 			g.due[ix] = attn + lookAgain
@@ -58,7 +55,7 @@ func (g *Guard) wake(ix int32) {
 			return
 		}
 		t.awaitAsk = false
-		g.judge(ix)
+		g.readAgain(ix)
 	case Held:
 		g.due[ix] = attn + max(g.cfg.Interval, time.Second)
 		t.awaitLook = true
@@ -86,12 +83,27 @@ func (o Reread) apply(g *Guard) {
 		g.changed(tb, o.Slot, &r)
 	}
 	t := &g.targets[ix]
-	if t.state != Rereading {
+	if t.state != Rereading && t.state != Late {
 		return // it beat, or its record is gone
 	}
-	if t.rereads--; t.rereads <= 0 {
-		g.becomeLate(ix)
+	if t.rereads--; t.rereads > 0 {
+		return
 	}
+	if t.state == Late {
+		g.judge(ix)
+		return
+	}
+	g.becomeLate(ix)
+}
+
+// readAgain asks for a second look at all records of a target.
+func (g *Guard) readAgain(ix int32) {
+	t := &g.targets[ix]
+	t.rereads = 0
+	g.eachRecord(ix, func(tb *tableState, i int32) {
+		t.rereads++
+		g.decide(ReadAgain{t.id, tb.id, i})
+	})
 }
 
 // becomeLate begins an episode: the second look saw no beat either.
@@ -113,7 +125,7 @@ func (g *Guard) becomeLate(ix int32) {
 // consent once more (it may have exec'ed something else).
 func (g *Guard) gather(ix int32) {
 	t := &g.targets[ix]
-	t.state, t.gathered = Late, g.clock.attn
+	t.state, t.gathered, t.rereads = Late, g.clock.attn, 0
 	t.awaitLook, t.awaitAsk = true, true
 	t.look = Looked{}
 	g.due[ix] = g.clock.attn + lookAgain
@@ -190,7 +202,7 @@ func (o *Looked) excuse() string {
 // judge decides about a late target once look and consent are in.
 func (g *Guard) judge(ix int32) {
 	t := &g.targets[ix]
-	if t.state != Late || t.awaitLook || t.awaitAsk {
+	if t.state != Late || t.awaitLook || t.awaitAsk || t.rereads > 0 {
 		return
 	}
 	if why := t.look.excuse(); why != "" {

@@ -559,7 +559,11 @@ func (o Consented) apply(g *Guard) {
 		return
 	case t.awaitAsk:
 		t.awaitAsk = false
-		g.judging = append(g.judging, t.id) // a scan of this wake may show a beat
+		if g.clock.attn > t.gathered { // the look at its records is old by now
+			g.readAgain(ix)
+		} else {
+			g.judging = append(g.judging, t.id) // a scan of this wake may show a beat
+		}
 		return
 	}
 	if t.consent == ConsentProven {

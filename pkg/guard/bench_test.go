@@ -21,7 +21,7 @@ func thousand(t reporter) (*world, []table.Record) {
 
 // wakeOnce is a wake with a scan, one interval later.
 func (w *world) wakeOnce(obs []Observation) {
-	w.now += attentionStep
+	w.now = w.g.Next() // in time, as the daemon's nearly always are
 	if !w.g.ScanDue(w.now) {
 		panic("no scan is due")
 	}

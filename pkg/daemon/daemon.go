@@ -30,6 +30,7 @@ type Options struct {
 	Version    string
 	Hangup     <-chan os.Signal // each one is a reload; nil: none
 	Stderr     *os.File         // console or JSON lines; nil: os.Stderr
+	Ready      func()           // called beside the loop once READY=1 is on its way; nil: nothing
 }
 
 // Daemon guards until its context ends. See Run.

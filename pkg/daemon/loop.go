@@ -130,6 +130,9 @@ func (d *Daemon) tell() {
 	if !d.ready {
 		d.ready = true
 		d.notify.Ready(line)
+		if d.opts.Ready != nil {
+			d.side(d.opts.Ready)
+		}
 		return
 	}
 	d.notify.Status(line)

@@ -188,7 +188,8 @@ func (d *Daemon) look(id guard.TargetID) *guard.Looked {
 func (d *Daemon) clear(x guard.Clear) guard.ClearDone {
 	out := guard.ClearDone{Table: x.Table, Slot: x.Slot, PID: x.PID}
 	a := d.tables.find(x.Table)
-	if a == nil {
+	if a == nil || a.seg.ReadOnly() {
+		out.Denied = true
 		return out
 	}
 	p, err := process.Open(x.PID)

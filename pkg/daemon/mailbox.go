@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 
 	"github.com/checkprocd/checkprocd/pkg/guard"
 )
@@ -56,15 +57,28 @@ func (d *Daemon) post(o guard.Observation) {
 
 // inLoop has the loop run f and waits for it.
 func (d *Daemon) inLoop(ctx context.Context, f func()) error {
+	const begun, given = 1, 2
+	var state atomic.Int32
 	done := make(chan struct{})
-	if !d.mail.leave(func() { f(); close(done) }) {
+	letter := func() {
+		if state.CompareAndSwap(0, begun) {
+			f()
+			close(done)
+		}
+	}
+	if !d.mail.leave(letter) {
 		return errStopping
 	}
 	select {
 	case <-done:
 		return nil
 	case <-ctx.Done():
-		return ctx.Err()
+		// Given up before it was opened, it is not carried out later.
+		if state.CompareAndSwap(0, given) {
+			return ctx.Err()
+		}
+		<-done
+		return nil
 	case <-d.stopped:
 		return errStopping
 	}

@@ -15,6 +15,9 @@ const (
 	// restoreQueue bounds the units that wait for a look; more are answered as
 	// failed, and tried again by the guard.
 	restoreQueue = 1024
+	// restoreWorkers units are brought back at a time: a start job waits for its
+	// unit, and one that never becomes ready must not keep the others down.
+	restoreWorkers = 8
 	// restoreTimeout bounds one look and start: a start job waits for the unit.
 	restoreTimeout = 90 * time.Second
 	// learnTimeout bounds the question for a main process; maxMains bounds how
@@ -23,8 +26,8 @@ const (
 	maxMains     = 8192
 )
 
-// restorer brings units back over D-Bus, one after the other, on its own
-// goroutine: the bus can stall. While its targets are alive it learns which are
+// restorer brings units back over D-Bus, on goroutines of its own: the bus can
+// stall. While its targets are alive it learns which are
 // main processes: systemd forgets that of a service that ended well, unless
 // another unit that is loaded refers to it.
 type restorer struct {
@@ -104,9 +107,15 @@ func (r *restorer) ask(x guard.RestoreUnit) {
 
 func (r *restorer) run(ctx context.Context) {
 	defer r.units.Close()
-	var learning sync.WaitGroup
-	learning.Go(func() { r.learnMains(ctx) })
-	defer learning.Wait()
+	var all sync.WaitGroup
+	all.Go(func() { r.learnMains(ctx) })
+	for range restoreWorkers {
+		all.Go(func() { r.work(ctx) })
+	}
+	all.Wait()
+}
+
+func (r *restorer) work(ctx context.Context) {
 	for {
 		select {
 		case x := <-r.queue:

@@ -99,7 +99,12 @@ func (g *Guard) emit(e *Event) {
 // will; nil: nothing, it comes of a verdict.
 func (g *Guard) bucketOf(e *Event) *bucket {
 	switch e.Name {
-	case EvRefused, EvForeign, EvChanged, EvUnguarded, EvIgnored:
+	case EvRefused:
+		if e.Level == LevelError { // about a late target that cannot be acted on
+			return nil
+		}
+		return &g.noise
+	case EvForeign, EvChanged, EvUnguarded, EvIgnored:
 		return &g.noise
 	case EvLate, EvRecovered, EvHeld, EvReleased:
 		if ix, ok := g.byID[e.Target]; ok && g.targets[ix].consent != ConsentProven {

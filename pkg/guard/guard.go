@@ -46,10 +46,12 @@ type Guard struct {
 	gapsSpoke bool
 
 	judging      []TargetID // of this step, whose evidence is complete
+	cancels      []TargetID // ladders that a new configuration stops
 	condemned    []TargetID // of this step, before the brake has its say
 	overdue      []overdue
 	brake        brake
 	groupSignals []groupSignal
+	groupExits   []groupExit
 	restores     []restore
 	sem          semWatch
 	rhythm       rhythm
@@ -76,7 +78,8 @@ func New(cfg *config.Config) *Guard {
 }
 
 // SetConfig takes a new configuration: policies are looked up anew for all
-// targets, and the deadlines follow. A ladder under way keeps its steps.
+// targets, and the deadlines follow. A ladder under way keeps its steps, unless its
+// rule says report now: then it is cancelled.
 func (g *Guard) SetConfig(cfg *config.Config) {
 	otherSteps := !slices.Equal(g.cfg.Ladder.Steps, cfg.Ladder.Steps)
 	g.cfg = cfg
@@ -90,6 +93,10 @@ func (g *Guard) SetConfig(cfg *config.Config) {
 			}
 			if otherSteps {
 				g.outlived(int32(ix))
+			}
+			if t.inLadder && t.policy.Action == config.ActionReport {
+				t.cancelled = true
+				g.cancels = append(g.cancels, t.id)
 			}
 		}
 	}
@@ -107,6 +114,10 @@ func (g *Guard) Step(now time.Duration, observations ...Observation) []Decision 
 	if missed := g.clock.advance(now); missed > 0 {
 		g.stalled(missed, g.clock.attn-before)
 	}
+	for _, id := range g.cancels {
+		g.decide(CancelLadder{id})
+	}
+	g.cancels = g.cancels[:0]
 	for _, o := range observations {
 		o.apply(g)
 	}
@@ -246,8 +257,9 @@ func (g *Guard) stalled(missed, counted time.Duration) {
 			t.given += counted
 			t.since += counted
 			kept++
-		default:
+		default: // its allowance is spent: what is being found out about it goes on
 			kept++
+			continue
 		}
 		if t.state == Rereading || t.state == Late {
 			g.forgetLate(t.id)
@@ -365,6 +377,7 @@ func (o Acting) apply(g *Guard) {
 	if !o.Acts {
 		for ix := range g.targets {
 			if t := &g.targets[ix]; t.inLadder {
+				t.cancelled = true
 				g.decide(CancelLadder{t.id})
 			}
 		}

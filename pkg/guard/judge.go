@@ -111,6 +111,7 @@ func (g *Guard) becomeLate(ix int32) {
 	t := &g.targets[ix]
 	again := t.verdict != "" // it was reported before, and is judged anew
 	t.lateAt = g.clock.attn
+	t.let, t.untraced = false, false
 	g.forgetLate(t.id)
 	g.overdue = append(g.overdue, overdue{g.clock.attn, t.id})
 	if !again {
@@ -205,7 +206,7 @@ func (g *Guard) judge(ix int32) {
 	if t.state != Late || t.awaitLook || t.awaitAsk || t.rereads > 0 {
 		return
 	}
-	if why := t.look.excuse(); why != "" {
+	if why := t.look.excuse(); why != "" && !(why == "tracer" && t.untraced) {
 		g.hold(ix, why)
 		return
 	}
@@ -328,10 +329,8 @@ func (g *Guard) stillHeld(ix int32) {
 	}
 	if t.verdict == "tracer" && t.look.Tracer != 0 {
 		// An hour is enough: it is judged as if nobody were attached.
-		t.state, t.awaitLook, t.awaitAsk = Late, false, false
-		t.look.Tracer, t.softWhy = 0, ""
-		g.due[ix] = never
-		g.judge(ix)
+		t.untraced, t.softWhy = true, ""
+		g.gather(ix)
 		return
 	}
 	g.setFree(ix, fmt.Sprintf("%s is no longer %s", t.describe(), t.verdict))
@@ -394,13 +393,10 @@ func (o LadderReport) apply(g *Guard) {
 	case LadderSignalled:
 		t.step, t.sent, t.sentMono, t.killedBy = o.Step, true, g.clock.last, o.Signal
 		g.signals++
-		if t.facts.PGID != 0 {
-			g.pruneGroupSignals()
-			g.groupSignals = append(g.groupSignals, groupSignal{g.clock.attn, t.facts.PGID, t.pid})
-		}
+		g.groupSignalled(t)
 		e := g.about(ix, EvSignalled, LevelWarning, "")
 		e.Signal, e.Step = o.Signal, int(o.Step)+1
-		e.Message = fmt.Sprintf("%s sent to %s, step %d of %d", o.Signal, t.describe(), o.Step+1, len(g.cfg.Ladder.Steps))
+		e.Message = fmt.Sprintf("%s sent to %s, step %d", o.Signal, t.describe(), o.Step+1)
 		g.emit(e)
 		return
 	}
@@ -431,10 +427,15 @@ func (o LadderReport) apply(g *Guard) {
 		e.Message = fmt.Sprintf("%s could not be signalled: %s; trying again in %s", t.describe(), o.Reason, seconds(failedWait))
 		g.emit(e)
 	case LadderCancelled:
-		// The daemon ends, and it goes on from the registry; or it lost the
-		// right to act, and should that come back, all begins anew.
-		if !g.acting {
-			g.offLadder(ix, "hung", never)
+		// The daemon ends, and it goes on from the registry; or there was an
+		// order to stop, and all that may follow begins anew.
+		if t.cancelled {
+			due := never
+			if g.acting {
+				due = g.clock.attn
+			}
+			t.cancelled, t.killedBy, t.sent, t.step = false, "", false, 0
+			g.offLadder(ix, "hung", due)
 		}
 	case LadderGone:
 		// The exit notice tells the rest.

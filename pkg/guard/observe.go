@@ -112,6 +112,7 @@ type ClearDone struct {
 	PID     int32
 	Cleared bool // the pid word was PID and is now 0
 	Reused  bool // PID is another living process by now: nothing was written
+	Denied  bool // the table can only be read here
 }
 
 // LadderKind is what a ladder reports.
@@ -123,7 +124,7 @@ const (
 	LadderGone                         // it ended; the exit notice tells the rest
 	LadderUnkillable                   // SIGKILL and its wait are over, it still exists
 	LadderFailed                       // a signal could not be sent
-	LadderCancelled                    // the pool was closed
+	LadderCancelled                    // by CancelLadder, or because the daemon ends
 )
 
 // LadderReport is one step of a ladder's story.

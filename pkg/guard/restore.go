@@ -2,6 +2,7 @@ package guard
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,6 +17,9 @@ const (
 	// collateralWindow is how soon after a signal to a member of its process
 	// group the end of a target is put down to that signal.
 	collateralWindow = time.Second
+	// overtaken is how much later than an exit notice the report of the signal
+	// that led to it may come, on a busy machine.
+	overtaken = 100 * time.Millisecond
 )
 
 // restore is a unit whose main process was ended: an exit after SIGTERM counts
@@ -92,18 +96,54 @@ func (o RestoreDone) apply(g *Guard) {
 func (g *Guard) checkCollateral(ix int32) {
 	t := &g.targets[ix]
 	g.pruneGroupSignals()
-	var by int32
 	for _, s := range g.groupSignals {
 		if s.pgid == t.facts.PGID && s.pid != t.pid {
-			by = s.pid
+			g.emit(g.collateral(ix, s.pid))
+			return
 		}
 	}
-	if by == 0 {
-		return
+	// Its exit notice may come before the report of the signal that ended it.
+	for k := range g.targets {
+		if o := &g.targets[k]; o.inLadder && o.facts.PGID == t.facts.PGID {
+			g.groupExits = slices.DeleteFunc(g.groupExits, func(x groupExit) bool { return g.clock.attn-x.at > overtaken })
+			g.groupExits = append(g.groupExits, groupExit{g.clock.attn, t.facts.PGID, g.collateral(ix, o.pid)})
+			return
+		}
 	}
+}
+
+// groupExit is the end of a target beside one that is being ended.
+type groupExit struct {
+	at    time.Duration
+	pgid  int32
+	event *Event
+}
+
+func (g *Guard) collateral(ix int32, by int32) *Event {
+	t := &g.targets[ix]
 	e := g.about(ix, EvCollateral, LevelWarning, fmt.Sprintf("process group %d", t.facts.PGID))
 	e.Message = fmt.Sprintf("%s ended within a second of our signal to pid %d, which is in its process group %d: that one probably signals its whole group when it ends; start them in groups of their own", t.describe(), by, t.facts.PGID)
-	g.emit(e)
+	return e
+}
+
+// groupSignalled takes in a signal to a member of a process group.
+func (g *Guard) groupSignalled(t *target) {
+	if t.facts.PGID == 0 {
+		return
+	}
+	g.pruneGroupSignals()
+	g.groupSignals = append(g.groupSignals, groupSignal{g.clock.attn, t.facts.PGID, t.pid})
+	keep := g.groupExits[:0]
+	for _, x := range g.groupExits {
+		switch {
+		case g.clock.attn-x.at > overtaken:
+		case x.pgid == t.facts.PGID:
+			g.emit(x.event)
+		default:
+			keep = append(keep, x)
+		}
+	}
+	g.groupExits = keep
 }
 
 func (g *Guard) pruneGroupSignals() {

@@ -87,7 +87,7 @@ func (g *Guard) reidentified(ix int32, o Identified) {
 	}
 	g.setPatience(ix)
 	g.outlived(ix)
-	if t.let {
+	if t.let && t.state == Late {
 		g.gather(ix)
 		return
 	}

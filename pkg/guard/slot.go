@@ -474,8 +474,18 @@ func (o ClearDone) apply(g *Guard) {
 		if s.phase == slotLatched {
 			t.latched--
 		}
+		s.owner = -1
+		if t.slots > 0 && t.table == tb.id && t.slot == o.Slot {
+			g.findFirst(owner)
+		}
 	}
 	switch {
+	case o.Denied:
+		s.phase = slotForeign // left alone, and looked at again when it moves
+		if owner >= 0 {
+			g.farewell(owner, EvExited)
+		}
+		return
 	case o.Reused:
 		// The number belongs to a new process, which took over the record that
 		// it found under its own pid.

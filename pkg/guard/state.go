@@ -259,7 +259,7 @@ func (g *Guard) afterRestore(ix int32) {
 	g.due[ix] = due
 	switch state {
 	case Rereading, Late:
-		if t.let {
+		if t.let && state == Late {
 			return // see reidentified
 		}
 		t.state, g.due[ix] = Guarded, g.clock.attn

@@ -135,6 +135,8 @@ type target struct {
 	inLadder    bool      // the last word of its ladder has not come
 	farewell    EventName // how its end was or will be reported
 	said        bool      // its end was reported
+	cancelled   bool      // an order to stop its ladder was given
+	untraced    bool      // a tracer excuses it no longer
 	resume      bool      // a ladder to go on with, once its identity stands again
 }
 
@@ -331,6 +333,8 @@ func (g *Guard) settleState(ix int32) {
 	t.state, g.due[ix] = Watched, never
 	if t.consent != ConsentProven {
 		g.askLater(ix)
+	} else {
+		t.complaint = ""
 	}
 	if t.latched == 0 {
 		return
@@ -353,7 +357,7 @@ func (t *target) nextLook() time.Duration {
 
 // beat begins a new silence.
 func (t *target) beat(now time.Duration) {
-	t.since, t.given, t.gapSpent, t.soft = now, 0, false, false
+	t.since, t.given, t.gapSpent, t.soft, t.untraced = now, 0, false, false, false
 	if t.softWhy != "" {
 		t.softWhy = ""
 	}
@@ -538,7 +542,7 @@ func (o Consented) apply(g *Guard) {
 	}
 	if t.consent == ConsentProven && before != ConsentProven {
 		t.proven = g.scans
-		if t.state == Late {
+		if t.state == Late && !t.let { // that one was condemned with consent, before a restart
 			// It joined just now, so the record that it is late by may be a
 			// forged one, and its own has not been seen yet.
 			g.forgetLate(t.id)

@@ -55,6 +55,7 @@ type world struct {
 	unreadable *proc         // whose maps cannot be read
 	wordDelay  time.Duration // until the last word of a ladder comes
 	signalErr  string        // why no signal can be sent
+	readOnly   bool          // the tables can only be read
 	noInodes   bool          // a kernel without unique inodes of pidfds
 	restoreRes []RestoreDone // answers to RestoreUnit, in turn
 
@@ -547,6 +548,9 @@ func (w *world) identify(d Identify) Observation {
 }
 
 func (w *world) clear(d Clear) Observation {
+	if w.readOnly {
+		return ClearDone{Table: d.Table, Slot: d.Slot, PID: d.PID, Denied: true}
+	}
 	w.clears++
 	o := ClearDone{Table: d.Table, Slot: d.Slot, PID: d.PID}
 	if p := w.procs[d.PID]; p != nil && p.alive {

@@ -261,6 +261,7 @@ func TestEndedInTwoTables(t *testing.T) {
 	p := w.client(110, "c", 5, sec)
 	w.run(3 * sec)
 	other := w.addTable(8, 10)
+	w.post(0, TableAttached{Table: 8, Slots: 10})
 	w.run(sec)
 	other.records[3] = record(110, "c", 5, 1)
 	for range 5 {
@@ -275,7 +276,7 @@ func TestEndedInTwoTables(t *testing.T) {
 	}
 	for ix := range w.g.targets {
 		if o := &w.g.targets[ix]; o.used && o.pid == 110 && (o.state != Ended || o.table != 8 || o.slot != 3) {
-			t.Errorf("%s, in slot %d of table %d", o.state, o.slot, o.table)
+			t.Errorf("%s, in slot %d of table %d, %d slots, %d latched", o.state, o.slot, o.table, o.slots, o.latched)
 		}
 	}
 }

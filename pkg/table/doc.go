@@ -60,8 +60,49 @@
 // # Clearing
 //
 // [Segment.Clear] is one compare-and-swap of the aligned pid word, from the pid that was found dead to 0, and writes
-// nothing else. When the slot was given to another process in the meantime the swap fails and nothing is lost; a client
-// that is just writing its record is not written over. Clearing all 72 bytes, as the clients and the guards before this
-// one do, would wipe such a client. What remains: a process with the same, reused pid that takes the record over
-// between the look and the swap loses its pid word. Its beats then move the token of a record with pid 0.
+// nothing else. The guard clears a record when the process that it holds has ended, or, when it never held one, when the
+// pid is nobody's and the token stood still for max(timeout, 10 s). Just before, it looks once more whether the pid is
+// free or a zombie's. What that can and what it cannot lose is not argued but explored: clearing_model_test.go visits
+// every interleaving of the steps of up to three processes and the guard over two records, within bounds that it names.
+//
+// What cannot be lost to the guard:
+//
+//   - the record of a living client here, in whatever order clients store, zero, exit and are killed, also in the midst
+//     of registering; also of one that may not be opened, never beats, or whose leader ended before its threads; except
+//     in the window below. With the window closed, nothing is lost to the guard, and the clients lose to one another
+//     what they lose without a guard;
+//   - a name, a timeout or a token: nothing but a pid word is written, and only the pid found dead becomes 0;
+//   - a record that was given to another process meanwhile: the swap fails.
+//
+// What can be lost to it:
+//
+//   - the window: between the last look at a pid and the swap, its number comes again, for a client that takes over the
+//     record that it finds under it and stores its pid there. It runs on unguarded. When the swap comes before that
+//     store, a third one can take the free record, and then both have it;
+//   - of another pid namespace, whose processes the guard cannot look at: a client whose token stood still for that
+//     long (it never beats, or is stopped), and one that takes over a stale record under its own number, as in a
+//     restarted container, and stores its token after the guard's last look at it;
+//   - of another pid namespace as well: a client whose number is also that of a process here, when that process ends.
+//     The guard holds the namesake for the owner, and its end for the owner's. A guard that took a notice for that only
+//     from a process that has the table mapped would not lose it, unless the namesake is itself a client.
+//
+// The beats of one that lost its record so move the token of a record with pid 0, which is how it can be noticed, until
+// another client takes that record.
+//
+// What clients lose to one another, with a guard and without:
+//
+//   - an exit frees the pid word first and zeroes the rest after: a client that registers in between loses name, timeout
+//     or token, and keeps its pid;
+//   - clients that store after they gave the semaphore back take the same record: the last pid stands, with fields of
+//     both, all beat it, which hides a hang, and the first exit wipes it;
+//   - children of one that registered before it forked beat for it, which hides its hang, and the first child's exit
+//     wipes the record. It runs on unguarded. Once the record is another's, all of them beat that one's and wipe it;
+//   - a client takes a namesake of another pid namespace for its own past, and takes over its record: both beat it, and
+//     the first exit wipes it;
+//   - one that finds no free record runs unguarded, and is told nothing.
+//
+// The check, the compare, the swap of the pid alone, the wait for an orphan, and that neither EPERM nor the state Z of a
+// leader is an end: without any one of them the model finds a living client that loses its record, or a field that the
+// guard must not write. That a record is cleared only after two looks agreed on it is not what protects a client; that
+// one which they do not agree on is never taken for a leftover is.
 package table

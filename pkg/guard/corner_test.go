@@ -300,3 +300,22 @@ func TestCollateralOvertakes(t *testing.T) {
 		t.Error("not reported")
 	}
 }
+
+// TestNamesake has a client of another pid namespace, and a process here with its
+// number: the end of that one says nothing about the record.
+func TestNamesake(t *testing.T) {
+	w := newWorld(t)
+	w.tb().records[10] = record(110, "foreign", 5, 1)
+	p := w.start(110) // maps no table
+	for i := range 200 {
+		w.tb().records[10].Token++
+		w.run(sec)
+		if i == 20 {
+			p.exit(false)
+		}
+	}
+	w.none(EvCleared, EvCondemned)
+	if n := len(w.find(EvForeign, 110)); n != 1 {
+		t.Errorf("said foreign %d times", n)
+	}
+}

@@ -40,15 +40,14 @@ type Reread struct {
 
 // Facts is what is known of a verified process.
 type Facts struct {
-	Start  uint64 // start time, clock ticks since boot
-	Inode  uint64 // inode of the pidfd, 0 where the kernel has no unique ones
-	UID    uint32
-	PPID   int32
-	PGID   int32
-	User   string
-	Unit   string // systemd unit, "" for none
-	Comm   string
-	Zombie bool
+	Start uint64 // start time, clock ticks since boot
+	Inode uint64 // inode of the pidfd, 0 where the kernel has no unique ones
+	UID   uint32
+	PPID  int32
+	PGID  int32
+	User  string
+	Unit  string // systemd unit, "" for none
+	Comm  string
 }
 
 // Sight says how opening a process went.

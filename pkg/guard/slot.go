@@ -344,7 +344,7 @@ func (g *Guard) waiting(tb *tableState, i int32) bool {
 			return true // its pid is there, and the rest is to come
 		}
 		g.latch(tb, i)
-		return false
+		return s.phase == slotOrphan // its process ended, and had not joined
 	case slotOrphan:
 		still := max(time.Duration(r.Timeout)*time.Second, orphanMin)
 		if g.acting && !s.asked && g.clock.attn-s.since >= still {
@@ -381,11 +381,11 @@ func (g *Guard) sayUnsettled(tb *tableState, i int32) {
 func (g *Guard) latch(tb *tableState, i int32) {
 	s, r := &tb.slots[i], &tb.prev[i]
 	t := &g.targets[s.owner]
-	s.phase, s.timeout, s.name = slotLatched, r.Timeout, r.Name
 	if t.state == Ended {
-		g.clear(tb, i)
+		g.clearEnded(s.owner, tb, i)
 		return
 	}
+	s.phase, s.timeout, s.name = slotLatched, r.Timeout, r.Name
 	if t.latched == 0 {
 		t.table, t.slot = tb.id, i
 	}

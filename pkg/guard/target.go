@@ -670,10 +670,32 @@ func (g *Guard) ended(ix int32, status string) {
 		return
 	}
 	g.eachRecord(ix, func(tb *tableState, i int32) {
-		if tb.slots[i].phase == slotLatched {
-			g.clear(tb, i) // a forming one is cleared when two looks agree
+		if tb.slots[i].phase == slotLatched { // a forming one follows when two looks agree
+			g.clearEnded(ix, tb, i)
 		}
 	})
+}
+
+// clearEnded clears a record of a target that ended. The end of a process that
+// did not prove that it joined says nothing about the record: that may be one of
+// a process with the same number in another pid namespace, and has to stand still
+// like any other without a process.
+func (g *Guard) clearEnded(ix int32, tb *tableState, i int32) {
+	t := &g.targets[ix]
+	if t.consent == ConsentProven {
+		g.clear(tb, i)
+		return
+	}
+	t.slots--
+	s := &tb.slots[i]
+	if s.phase == slotLatched {
+		t.latched--
+	}
+	s.owner, s.phase, s.moves, s.since = -1, slotOrphan, 0, g.clock.attn
+	g.listWaiting(tb, i)
+	if t.slots > 0 && t.table == tb.id && t.slot == i {
+		g.findFirst(ix)
+	}
 }
 
 // lastWords reports the end of a target whose ladder is over.

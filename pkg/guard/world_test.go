@@ -531,7 +531,7 @@ func (w *world) identify(d Identify) Observation {
 	switch {
 	case d.PID <= 1:
 		o.Sight, o.Reason = SightRefused, "never signalled"
-	case p == nil:
+	case p == nil || !p.alive: // a zombie is gone
 		o.Sight = SightGone
 	case p.sight != SightVerified:
 		o.Sight, o.Reason = p.sight, p.reason
@@ -540,9 +540,6 @@ func (w *world) identify(d Identify) Observation {
 	default:
 		o.Facts = p.facts
 		w.held[d.Target] = p
-		if !p.alive {
-			w.post(0, Exited{Target: d.Target})
-		}
 	}
 	return o
 }

@@ -176,7 +176,7 @@ const (
 	orphanAtOnce        // does not wait for an orphan's token to stand still
 	leaderIsAll         // takes the state Z of a leader for the end of its process
 	unsettled           // clears at the exit notice also what two looks did not agree on
-	mappedOnly          // clears at the exit notice of a process that has mapped the table alone
+	anyoneEnds          // clears at the exit notice of whoever has the number, also if it has not mapped the table
 	closedWindow        // none, in a world where nobody starts between the guard's look at a pid and its swap
 	orphanNotAsked      // clears an orphan without asking for its pid again, but with the check
 )
@@ -692,7 +692,7 @@ func decide(w *world, s *modelState, slot uint8) bool {
 	if g.at != idle || !m.ended || m.phase != latched && w.flaw != unsettled {
 		return false
 	}
-	if w.flaw == mappedOnly && !w.habits[m.held-1].client {
+	if w.flaw != anyoneEnds && !w.habits[m.held-1].client {
 		*m = memory{pid: m.pid, phase: orphan}
 		return true
 	}
@@ -987,8 +987,8 @@ var clearingWorlds = []struct {
 	{"foreign", world{habits: cast{foreignP}}, false, []finding{lostUnread, beatsFree}},
 	{"foreign, silent", world{habits: cast{foreignS}}, false, []finding{lostUnread, lostSilent}},
 	{"foreign successor", world{habits: cast{foreignP, foreignP2}}, false, []finding{lostUnread, beatsFree}},
-	{"foreign with a namesake", world{habits: cast{otherP, foreignP}}, false, []finding{lostUnread, lostNamesake, beatsFree}},
-	{"foreign with a namesake, mapped only", world{habits: cast{otherP, foreignP}, flaw: mappedOnly}, false, []finding{lostUnread, beatsFree}},
+	{"foreign with a namesake", world{habits: cast{otherP, foreignP}}, false, []finding{lostUnread, beatsFree}},
+	{"foreign with a namesake, anyone ends", world{habits: cast{otherP, foreignP}, flaw: anyoneEnds}, false, []finding{lostUnread, lostNamesake, beatsFree}},
 	{"foreign with a client as namesake", world{habits: cast{clientP, foreignP}, watched: 1}, true,
 		[]finding{lostInWindow, lostUnread, lostNamesake, beatsFree, namesakeTakes, namesakeBeats, namesakeWipes, namesakeHalfWipe}},
 }

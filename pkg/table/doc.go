@@ -82,9 +82,9 @@
 //   - of another pid namespace, whose processes the guard cannot look at: a client whose token stood still for that
 //     long (it never beats, or is stopped), and one that takes over a stale record under its own number, as in a
 //     restarted container, and stores its token after the guard's last look at it;
-//   - of another pid namespace as well: a client whose number is also that of a process here, when that process ends.
-//     The guard holds the namesake for the owner, and its end for the owner's. A guard that took a notice for that only
-//     from a process that has the table mapped would not lose it, unless the namesake is itself a client.
+//   - of another pid namespace as well: a client whose number is also that of a client here, when that one ends. The
+//     guard holds the namesake for the owner, and its end for the owner's. (The end of a process that was not proven to
+//     have the table mapped says nothing: such a record is one without a process, and has to stand still.)
 //
 // The beats of one that lost its record so move the token of a record with pid 0, which is how it can be noticed, until
 // another client takes that record.

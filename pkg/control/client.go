@@ -134,7 +134,7 @@ func (c *Client) call(ctx context.Context, r request, out any) error {
 		return fmt.Errorf("%s: %w", r.Method, err)
 	}
 	stop := context.AfterFunc(ctx, func() { _ = c.conn.SetDeadline(time.Unix(1, 0)) })
-	answer, err := c.exchange(message, r.Oneway)
+	answer, err := c.exchange(message)
 	if !stop() { // ctx ended under the call, and its deadline is on the connection
 		c.lost = context.Cause(ctx)
 		if err != nil {
@@ -146,19 +146,13 @@ func (c *Client) call(ctx context.Context, r request, out any) error {
 		_ = c.conn.Close()
 		return &LostError{r.Method, err}
 	}
-	if r.Oneway {
-		return nil
-	}
 	return parseReply(r.Method, answer, out)
 }
 
-// exchange writes the message and, unless oneway, reads one. A server that turned the connection away has said so before
+// exchange writes the message and reads one. A server that turned the connection away has said so before
 // it closed, so a failed write is told only when there is nothing to read.
-func (c *Client) exchange(message []byte, oneway bool) ([]byte, error) {
+func (c *Client) exchange(message []byte) ([]byte, error) {
 	_, failed := c.conn.Write(message)
-	if oneway {
-		return nil, failed
-	}
 	answer, err := readMessage(c.in, maxReply)
 	if err != nil && failed != nil {
 		err = failed

@@ -78,8 +78,8 @@ type Daemon struct {
 
 // scanCost is what the passes over the tables cost.
 type scanCost struct {
-	count           int64
-	read, last, max time.Duration
+	count     int64
+	last, max time.Duration
 }
 
 // savedState is about the registry.

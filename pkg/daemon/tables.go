@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/checkprocd/checkprocd/pkg/guard"
-	"github.com/checkprocd/checkprocd/pkg/process"
 	"github.com/checkprocd/checkprocd/pkg/table"
 )
 
@@ -290,12 +289,10 @@ func (d *Daemon) semaphoreState() {
 
 // scanTables reads every table and hands it to the guard.
 func (d *Daemon) scanTables() {
-	begin := process.Now()
 	for _, a := range d.tables.list {
 		a.seg.Read(a.scan.Records)
 		d.see(&a.scan)
 	}
-	d.scan.read = process.Now() - begin
 }
 
 func (d *Daemon) dropTable(id guard.TableID) {

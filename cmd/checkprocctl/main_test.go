@@ -29,6 +29,8 @@ type scenario struct {
 	Findings []control.Finding
 	Reload   control.ReloadResult
 	Faults   []control.Fault
+	Advice   []control.Advice
+	Held     int    // targets that an order of any kind is about
 	Error    string // "busy", "not allowed", or the text of any other; for each method
 }
 
@@ -64,6 +66,21 @@ func (h handler) Reload(context.Context, control.Caller) (control.ReloadResult, 
 		return control.ReloadResult{}, &control.Rejected{Faults: h.Faults}
 	}
 	return h.scenario.Reload, h.fail()
+}
+
+func (h handler) Hold(_ context.Context, c control.Caller, r control.HoldRequest) (control.Hold, error) {
+	hold := control.Hold{PID: r.PID, Name: r.Name, All: r.All, LeftUsec: r.ForUsec, Reason: r.Reason, By: fmt.Sprintf("uid %d", c.UID),
+		Targets: h.Held}
+	return hold, h.fail()
+}
+func (h handler) Release(_ context.Context, _ control.Caller, s control.Selector) (int, error) {
+	return h.Held, h.fail()
+}
+func (h handler) Brake(context.Context, control.Caller, control.BrakeOrder) (int, error) {
+	return h.Held, h.fail()
+}
+func (h handler) Advise(context.Context, control.Caller) ([]control.Advice, error) {
+	return h.Advice, h.fail()
 }
 
 // fakeprocd SOCKET SCENARIO.json serves until it is interrupted.

@@ -122,6 +122,43 @@ func (c *Client) Reload(ctx context.Context) (ReloadResult, error) {
 	return out, err
 }
 
+// Hold orders the daemon not to act on targets for some time. Errors: ErrNoTarget for a pid that is no target, ErrNotAllowed.
+func (c *Client) Hold(ctx context.Context, r HoldRequest) (Hold, error) {
+	var out holdReply
+	err := c.order(ctx, "Hold", r, &out)
+	return out.Hold, err
+}
+
+// Release ends holds before their time and says how many. Errors: ErrNoTarget where there is none, ErrNotAllowed.
+func (c *Client) Release(ctx context.Context, s Selector) (int, error) {
+	var out releaseReply
+	err := c.order(ctx, "Release", s, &out)
+	return out.Released, err
+}
+
+// Brake says what becomes of the targets that the brake holds, and how many they were. Errors: ErrNotAllowed.
+func (c *Client) Brake(ctx context.Context, order BrakeOrder) (int, error) {
+	var out brakeReply
+	err := c.order(ctx, "Brake", brakeParameters{order}, &out)
+	return out.Targets, err
+}
+
+// Advise asks how the timeouts suit the beats. Errors: ErrNotAllowed.
+func (c *Client) Advise(ctx context.Context) ([]Advice, error) {
+	var out adviseReply
+	err := c.call(ctx, request{Method: Interface + ".Advise"}, &out)
+	return out.Advice, err
+}
+
+// order sends a request that has parameters.
+func (c *Client) order(ctx context.Context, method string, parameters, out any) error {
+	text, err := json.Marshal(parameters)
+	if err != nil {
+		return fmt.Errorf("%s: %w", method, err)
+	}
+	return c.call(ctx, request{Method: Interface + "." + method, Parameters: text}, out)
+}
+
 // call sends one request and reads its reply into out.
 func (c *Client) call(ctx context.Context, r request, out any) error {
 	c.mu.Lock()
@@ -180,6 +217,15 @@ func parseReply(method string, answer []byte, out any) error {
 	return nil
 }
 
+// saying is err with the text that the daemon sent about it, which may begin with that of err.
+func saying(err error, text string) error {
+	text = strings.TrimPrefix(strings.TrimPrefix(text, err.Error()), ": ")
+	if text == "" {
+		return err
+	}
+	return fmt.Errorf("%w: %s", err, text)
+}
+
 func remoteError(name string, parameters json.RawMessage) error {
 	var p struct {
 		reasonParameters
@@ -189,10 +235,9 @@ func remoteError(name string, parameters json.RawMessage) error {
 	_ = json.Unmarshal(parameters, &p) // an error without its parameters is an error still
 	switch name {
 	case errNotAllowed:
-		if p.Reason == "" || p.Reason == ErrNotAllowed.Error() {
-			return ErrNotAllowed
-		}
-		return fmt.Errorf("%w: %s", ErrNotAllowed, strings.TrimPrefix(p.Reason, ErrNotAllowed.Error()+": "))
+		return saying(ErrNotAllowed, p.Reason)
+	case errNoTarget:
+		return saying(ErrNoTarget, p.Message)
 	case errBusy:
 		return ErrBusy
 	case errRejected:

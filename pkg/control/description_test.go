@@ -51,7 +51,9 @@ func fields(t *testing.T, of any) string {
 	typ := reflect.TypeOf(of)
 	for i := range typ.NumField() {
 		f := typ.Field(i)
-		list = append(list, f.Tag.Get("json")+": "+wireType(t, f.Type))
+		name, omitted, _ := strings.Cut(f.Tag.Get("json"), ",")
+		maybe := map[string]string{"": "", "omitempty": "?"}[omitted]
+		list = append(list, name+": "+maybe+wireType(t, f.Type))
 	}
 	return "(" + strings.Join(list, ", ") + ")"
 }
@@ -100,13 +102,19 @@ func TestDescriptionIsTheGoTypes(t *testing.T) {
 		"method List":      "() -> " + fields(t, listReply{}),
 		"method Check":     "() -> " + fields(t, checkReply{}),
 		"method Reload":    "() -> " + fields(t, ReloadResult{}),
+		"type BrakeOrder":  enum(BrakeGo, BrakeStop),
+		"method Hold":      fields(t, HoldRequest{}) + " -> " + fields(t, holdReply{}),
+		"method Release":   fields(t, Selector{}) + " -> " + fields(t, releaseReply{}),
+		"method Brake":     fields(t, brakeParameters{}) + " -> " + fields(t, brakeReply{}),
+		"method Advise":    "() -> " + fields(t, adviseReply{}),
+		"error NoTarget":   fields(t, messageParameters{}),
 		"error NotAllowed": fields(t, reasonParameters{}),
 		"error Rejected":   fields(t, faultsParameters{}),
 		"error Busy":       "()",
 		"error Failed":     fields(t, messageParameters{}),
 	}
 	for _, v := range []any{Table{}, Targets{}, Counters{}, Brake{}, Scan{}, Feature{}, Registry{}, Status{}, Target{},
-		Finding{}, Fault{}} {
+		Finding{}, Fault{}, Hold{}, Advice{}} {
 		want["type "+reflect.TypeOf(v).Name()] = fields(t, v)
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

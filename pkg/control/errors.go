@@ -9,9 +9,18 @@ import (
 var (
 	// ErrNotAllowed: the caller's credentials do not suffice (io.checkproc.NotAllowed).
 	ErrNotAllowed = errors.New("not allowed")
+	// ErrNoTarget: the order names what is not there (io.checkproc.NoTarget).
+	ErrNoTarget = errors.New("no such target")
 	// ErrBusy: the daemon has too many connections, or such a request is under way already (io.checkproc.Busy).
 	ErrBusy = errors.New("checkprocd is busy")
 )
+
+// InvalidError: a parameter of an order is out of bounds (org.varlink.service.InvalidParameter).
+type InvalidError struct {
+	Parameter string
+}
+
+func (e *InvalidError) Error() string { return "invalid parameter: " + e.Parameter }
 
 // Rejected is the answer to a reload of a faulty configuration; the running one stays in force (io.checkproc.Rejected).
 type Rejected struct {
@@ -64,6 +73,7 @@ func (e *RemoteError) Error() string {
 // Names of errors on the wire. The varlink standard defines those of org.varlink.service.
 const (
 	errNotAllowed        = Interface + ".NotAllowed"
+	errNoTarget          = Interface + ".NoTarget"
 	errRejected          = Interface + ".Rejected"
 	errBusy              = Interface + ".Busy"
 	errFailed            = Interface + ".Failed"

@@ -45,6 +45,21 @@ type (
 	checkReply struct {
 		Findings []Finding `json:"findings"`
 	}
+	holdReply struct {
+		Hold Hold `json:"hold"`
+	}
+	releaseReply struct {
+		Released int `json:"released"`
+	}
+	brakeParameters struct {
+		Order BrakeOrder `json:"order"`
+	}
+	brakeReply struct {
+		Targets int `json:"targets"`
+	}
+	adviseReply struct {
+		Advice []Advice `json:"advice"`
+	}
 	infoReply struct {
 		Vendor     string   `json:"vendor"`
 		Product    string   `json:"product"`
@@ -89,9 +104,16 @@ func decode(message []byte) (r request, wrong *reply, malformed bool) {
 	return r, nil, false
 }
 
-// arguments reads the parameters of a call into the string fields that it names. Any other parameter, a missing one and
-// one that is no string is invalid.
-func arguments(parameters json.RawMessage, fields map[string]*string) *reply {
+// argument is a parameter of a call and the variable that it goes to.
+type argument struct {
+	name     string
+	to       any
+	optional bool // missing or null leaves the variable alone
+}
+
+// arguments reads the parameters of a call into the variables that it names. Any other parameter, a missing one and one of
+// another type is invalid.
+func arguments(parameters json.RawMessage, list ...argument) *reply {
 	given := map[string]json.RawMessage{}
 	if len(parameters) > 0 {
 		if err := json.Unmarshal(parameters, &given); err != nil { // null leaves it empty
@@ -99,19 +121,21 @@ func arguments(parameters json.RawMessage, fields map[string]*string) *reply {
 			return &bad
 		}
 	}
-	for name := range given {
-		if fields[name] == nil {
-			bad := invalid(name)
+	for _, a := range list {
+		text := given[a.name]
+		delete(given, a.name)
+		missing := len(text) == 0 || string(text) == "null"
+		if missing && a.optional {
+			continue
+		}
+		if missing || json.Unmarshal(text, a.to) != nil {
+			bad := invalid(a.name)
 			return &bad
 		}
 	}
-	for name, to := range fields {
-		var text *string
-		if err := json.Unmarshal(given[name], &text); err != nil || text == nil {
-			bad := invalid(name)
-			return &bad
-		}
-		*to = *text
+	for name := range given {
+		bad := invalid(name)
+		return &bad
 	}
 	return nil
 }
@@ -134,7 +158,7 @@ func (s *Server) answer(ctx context.Context, c Caller, r request) reply {
 func (s *Server) answerService(r request) reply {
 	switch r.Method {
 	case serviceInterface + ".GetInfo":
-		if wrong := arguments(r.Parameters, nil); wrong != nil {
+		if wrong := arguments(r.Parameters); wrong != nil {
 			return *wrong
 		}
 		return reply{Parameters: infoReply{
@@ -146,7 +170,7 @@ func (s *Server) answerService(r request) reply {
 		}}
 	case serviceInterface + ".GetInterfaceDescription":
 		var name string
-		if wrong := arguments(r.Parameters, map[string]*string{"interface": &name}); wrong != nil {
+		if wrong := arguments(r.Parameters, argument{name: "interface", to: &name}); wrong != nil {
 			return *wrong
 		}
 		switch name {
@@ -160,56 +184,106 @@ func (s *Server) answerService(r request) reply {
 	return reply{errMethodNotFound, map[string]string{"method": r.Method}}
 }
 
+// method is what is to be known of a method of Interface for one call of it.
+type method struct {
+	seeAll, steer bool // what the caller must be allowed
+	arguments     []argument
+	valid         func() error // of the arguments together; nil: each is
+	call          func() (any, error)
+}
+
 func (s *Server) answerCheckproc(ctx context.Context, c Caller, r request) reply {
-	var call func() (any, error)
-	switch r.Method {
-	case Interface + ".GetStatus":
-		call = func() (any, error) {
-			status, err := s.config.Handler.Status(ctx, c)
-			return statusReply{fullStatus(status)}, err
-		}
-	case Interface + ".List":
-		call = func() (any, error) {
-			targets, err := s.config.Handler.List(ctx, c)
-			return listReply{visible(targets, c)}, err
-		}
-	case Interface + ".Check":
-		if !c.CanSeeAll {
-			return reply{errNotAllowed, reasonParameters{s.roles.requirement(false)}}
-		}
-		call = func() (any, error) {
-			findings, err := s.config.Handler.Check(ctx, c)
-			return checkReply{fullFindings(findings)}, err
-		}
-	case Interface + ".Reload":
-		if !c.CanSteer {
-			return reply{errNotAllowed, reasonParameters{s.roles.requirement(true)}}
-		}
-		call = func() (any, error) {
-			result, err := s.config.Handler.Reload(ctx, c)
-			return ReloadResult{full(result.Changed), full(result.NeedsRestart)}, err
-		}
-	default:
+	m, ok := s.method(ctx, c, strings.TrimPrefix(r.Method, Interface+"."))
+	switch {
+	case !ok:
 		return reply{errMethodNotFound, map[string]string{"method": r.Method}}
+	case m.steer && !c.CanSteer, m.seeAll && !c.CanSeeAll:
+		return reply{errNotAllowed, reasonParameters{s.roles.requirement(m.steer)}}
 	}
-	if wrong := arguments(r.Parameters, nil); wrong != nil {
+	if wrong := arguments(r.Parameters, m.arguments...); wrong != nil {
 		return *wrong
 	}
-	parameters, err := call()
+	if m.valid != nil {
+		if err := m.valid(); err != nil {
+			return failure(err)
+		}
+	}
+	parameters, err := m.call()
 	if err != nil {
 		return failure(err)
 	}
 	return reply{Parameters: parameters}
 }
 
+func (s *Server) method(ctx context.Context, c Caller, name string) (method, bool) {
+	h := s.config.Handler
+	switch name {
+	case "GetStatus":
+		return method{call: func() (any, error) {
+			status, err := h.Status(ctx, c)
+			return statusReply{fullStatus(status)}, err
+		}}, true
+	case "List":
+		return method{call: func() (any, error) {
+			targets, err := h.List(ctx, c)
+			return listReply{visible(targets, c)}, err
+		}}, true
+	case "Check":
+		return method{seeAll: true, call: func() (any, error) {
+			findings, err := h.Check(ctx, c)
+			return checkReply{fullFindings(findings)}, err
+		}}, true
+	case "Advise":
+		return method{seeAll: true, call: func() (any, error) {
+			advice, err := h.Advise(ctx, c)
+			return adviseReply{full(advice)}, err
+		}}, true
+	case "Reload":
+		return method{steer: true, call: func() (any, error) {
+			result, err := h.Reload(ctx, c)
+			return ReloadResult{full(result.Changed), full(result.NeedsRestart)}, err
+		}}, true
+	case "Hold":
+		var r HoldRequest
+		return method{steer: true, valid: r.valid,
+			arguments: []argument{{"pid", &r.PID, true}, {"name", &r.Name, true}, {"all", &r.All, true}, {"for_usec", &r.ForUsec, false},
+				{"reason", &r.Reason, true}},
+			call: func() (any, error) {
+				hold, err := h.Hold(ctx, c, r)
+				return holdReply{hold}, err
+			}}, true
+	case "Release":
+		var sel Selector
+		return method{steer: true, valid: sel.valid,
+			arguments: []argument{{"pid", &sel.PID, true}, {"name", &sel.Name, true}, {"all", &sel.All, true}},
+			call: func() (any, error) {
+				n, err := h.Release(ctx, c, sel)
+				return releaseReply{n}, err
+			}}, true
+	case "Brake":
+		var b brakeParameters
+		return method{steer: true, valid: b.valid, arguments: []argument{{"order", &b.Order, false}},
+			call: func() (any, error) {
+				n, err := h.Brake(ctx, c, b.Order)
+				return brakeReply{n}, err
+			}}, true
+	}
+	return method{}, false
+}
+
 // failure is a handler's error on the wire.
 func failure(err error) reply {
 	var rejected *Rejected
+	var wrong *InvalidError
 	switch {
+	case errors.As(err, &wrong):
+		return invalid(wrong.Parameter)
 	case errors.As(err, &rejected):
 		return reply{errRejected, faultsParameters{full(rejected.Faults)}}
 	case errors.Is(err, ErrNotAllowed):
 		return reply{errNotAllowed, reasonParameters{err.Error()}}
+	case errors.Is(err, ErrNoTarget):
+		return reply{errNoTarget, messageParameters{err.Error()}}
 	case errors.Is(err, ErrBusy):
 		return reply{errBusy, noParameters{}}
 	}
@@ -237,7 +311,7 @@ func full[T any](list []T) []T {
 }
 
 func fullStatus(s Status) Status {
-	s.ConfigFiles, s.Tables, s.Features = full(s.ConfigFiles), full(s.Tables), full(s.Features)
+	s.ConfigFiles, s.Tables, s.Features, s.Holds = full(s.ConfigFiles), full(s.Tables), full(s.Features), full(s.Holds)
 	return s
 }
 

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -34,6 +35,13 @@ type fake struct {
 	err      error
 	block    chan struct{} // not nil: Status waits for it or for ctx
 	reloads  atomic.Int32
+	hold     Hold
+	count    int // of what an order was about
+	advice   []Advice
+
+	mu     sync.Mutex
+	orders []any    // what the server handed on
+	by     []uint32 // whose
 }
 
 func (f *fake) Status(ctx context.Context, _ Caller) (Status, error) {
@@ -51,6 +59,26 @@ func (f *fake) Check(context.Context, Caller) ([]Finding, error) { return f.find
 func (f *fake) Reload(context.Context, Caller) (ReloadResult, error) {
 	f.reloads.Add(1)
 	return f.result, f.err
+}
+
+func (f *fake) Hold(_ context.Context, c Caller, r HoldRequest) (Hold, error) {
+	f.ordered(c, r)
+	return f.hold, f.err
+}
+func (f *fake) Release(_ context.Context, c Caller, s Selector) (int, error) {
+	f.ordered(c, s)
+	return f.count, f.err
+}
+func (f *fake) Brake(_ context.Context, c Caller, order BrakeOrder) (int, error) {
+	f.ordered(c, order)
+	return f.count, f.err
+}
+func (f *fake) Advise(context.Context, Caller) ([]Advice, error) { return f.advice, f.err }
+
+func (f *fake) ordered(c Caller, order any) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.orders, f.by = append(f.orders, order), append(f.by, c.UID)
 }
 
 // generous is for waits that end early when all is well.
@@ -153,7 +181,8 @@ func TestClientAndServer(t *testing.T) {
 	h := &fake{
 		status: Status{Version: "1.2.3", PID: 42, Mode: ModeActing, ConfigFiles: []string{"/etc/x.toml"},
 			Tables:   []Table{{ID: 7, Key: 0x5095, Size: 72000, Records: 1000, State: TableAttached}},
-			Features: []Feature{{Name: "pidfd_open", Since: "5.3"}}},
+			Features: []Feature{{Name: "pidfd_open", Since: "5.3"}},
+			Holds:    []Hold{{Name: "ftp*", LeftUsec: 5, Reason: "debugged", By: "uid 0 (root, pid 7)", Targets: 2}}},
 		targets:  []Target{{PID: 1, Slot: 3, Slots: []int{3}, Name: "<ftp> & more", State: StateGuarded, Rule: -1}, {PID: 2, UID: 77}},
 		findings: []Finding{{ID: "mode", Severity: SeverityNote, PIDs: []int32{9}}},
 		result:   ReloadResult{Changed: []string{"interval"}},

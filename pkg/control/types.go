@@ -1,6 +1,9 @@
 package control
 
-import "context"
+import (
+	"context"
+	"time"
+)
 
 // Interface is the name of the varlink interface that the daemon serves. Its description is io.checkproc.varlink.
 const Interface = "io.checkproc"
@@ -68,6 +71,7 @@ type Status struct {
 	Features     []Feature `json:"features"`
 	BootID       string    `json:"boot_id"`
 	Registry     Registry  `json:"registry"`
+	Holds        []Hold    `json:"holds"`
 }
 
 // Table is one shared memory segment.
@@ -107,6 +111,8 @@ type Counters struct {
 	Gaps              int64 `json:"gaps"`
 	Exits             int64 `json:"exits"`
 	DroppedLogRecords int64 `json:"dropped_log_records"`
+	Would             int64 `json:"would"`  // would have been condemned, and the action or the mode is to report
+	Waited            int64 `json:"waited"` // were late, starved or blocked, and got one more timeout
 }
 
 // Brake says whether new ladders wait because many targets fell overdue together.
@@ -154,6 +160,7 @@ type Target struct {
 	Reason         string      `json:"reason"`
 	Rule           int         `json:"rule"`            // index of the configured rule, -1: the defaults
 	RegisteredUsec int64       `json:"registered_usec"` // how long ago the daemon first saw it
+	Hold           string      `json:"hold"`            // by whose order it is held, and why; empty: by none
 }
 
 // Finding is one result of an examination of the table.
@@ -173,6 +180,62 @@ type ReloadResult struct {
 	NeedsRestart []string `json:"needs_restart"` // keys that differ and take a restart of the daemon
 }
 
+// Bounds of an order to hold.
+const (
+	MinHold = time.Second
+	MaxHold = 7 * 24 * time.Hour
+	MaxText = 200 // bytes of a name; what a reason has beyond them is cut off
+)
+
+// HoldRequest is an order not to act on targets for some time. Exactly one of PID, Name and All says on which.
+type HoldRequest struct {
+	PID     int32  `json:"pid,omitempty"`  // a target's
+	Name    string `json:"name,omitempty"` // a pattern as in a rule: * is any text, ? one character; also for targets to come
+	All     bool   `json:"all,omitempty"`  // all targets, also those to come
+	ForUsec int64  `json:"for_usec"`       // MinHold to MaxHold
+	Reason  string `json:"reason,omitempty"`
+}
+
+// Selector names holds. Exactly one of its fields is set.
+type Selector struct {
+	PID  int32  `json:"pid,omitempty"`  // the one of this target
+	Name string `json:"name,omitempty"` // the one with this very pattern
+	All  bool   `json:"all,omitempty"`  // the one of all targets
+}
+
+// Hold is an order in force not to act on targets.
+type Hold struct {
+	PID      int32  `json:"pid"`  // 0: it is for a name or for all
+	Name     string `json:"name"` // the pattern, empty: it is for a pid or for all
+	All      bool   `json:"all"`
+	LeftUsec int64  `json:"left_usec"` // until it ends by itself
+	Reason   string `json:"reason"`    // cleaned, as given
+	By       string `json:"by"`        // who gave it: "uid 1000 (alice, pid 4242)"
+	Targets  int    `json:"targets"`   // whom it holds now
+}
+
+// BrakeOrder says what becomes of the targets that the brake holds.
+type BrakeOrder string
+
+const (
+	BrakeGo   BrakeOrder = "go"   // they are ended now
+	BrakeStop BrakeOrder = "stop" // each of them is held for ten minutes
+)
+
+// Advice says what the gaps between the beats of all targets of a name tell about its timeout.
+type Advice struct {
+	Name        string `json:"name"`
+	Targets     int    `json:"targets"`
+	Beats       int64  `json:"beats"` // gaps between beats that were measured
+	P50Usec     int64  `json:"p50_usec"`
+	P99Usec     int64  `json:"p99_usec"`
+	P999Usec    int64  `json:"p999_usec"`
+	MaxUsec     int64  `json:"max_usec"`
+	TimeoutUsec int64  `json:"timeout_usec"` // the smallest one in force
+	WantsUsec   int64  `json:"wants_usec"`   // the timeout that would suit
+	Verdict     string `json:"verdict"`      // raise, lower, keep, too-few (beats) or none
+}
+
 // Fault is one mistake in a configuration file.
 type Fault struct {
 	File     string `json:"file"`
@@ -188,19 +251,25 @@ type Caller struct {
 	PID       int32 // 0 for a process of another pid namespace
 	UID, GID  uint32
 	Groups    []uint32 // supplementary
-	CanSteer  bool     // may reload
-	CanSeeAll bool     // may see the targets of all users, and check
+	CanSteer  bool     // may reload, hold, release and order the brake
+	CanSeeAll bool     // may see the targets of all users, check, and ask for advice
 }
 
 // Handler is what the daemon answers. Its methods are called from many goroutines; ctx ends with the server and after a
-// bounded time. Besides plain errors (sent as Failed with their text) they may return ErrNotAllowed, ErrBusy or *Rejected,
-// wrapped or not.
+// bounded time. Besides plain errors (sent as Failed with their text) they may return ErrNotAllowed, ErrNoTarget, ErrBusy,
+// *Rejected or *InvalidError, wrapped or not.
 //
-// The server itself refuses Check to a caller that cannot see all and Reload to one that cannot steer, and takes other
-// users' targets out of the answer of List where the caller cannot see all.
+// The server itself refuses Check and Advise to a caller that cannot see all, and Reload, Hold, Release and Brake to one
+// that cannot steer, and takes other users' targets out of the answer of List where the caller cannot see all. It hands on
+// no order that does not keep to what HoldRequest, Selector and BrakeOrder say, but for the reason of a hold, which is as
+// long and as hostile as the caller likes.
 type Handler interface {
 	Status(ctx context.Context, c Caller) (Status, error)
 	List(ctx context.Context, c Caller) ([]Target, error)
 	Check(ctx context.Context, c Caller) ([]Finding, error)
 	Reload(ctx context.Context, c Caller) (ReloadResult, error)
+	Hold(ctx context.Context, c Caller, r HoldRequest) (Hold, error)
+	Release(ctx context.Context, c Caller, s Selector) (released int, err error)
+	Brake(ctx context.Context, c Caller, order BrakeOrder) (targets int, err error)
+	Advise(ctx context.Context, c Caller) ([]Advice, error)
 }

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 
@@ -55,6 +56,24 @@ func (h handler) Check(ctx context.Context, _ control.Caller) ([]control.Finding
 
 func (h handler) Reload(ctx context.Context, c control.Caller) (control.ReloadResult, error) {
 	return h.d.reload(ctx, fmt.Sprintf("uid %d (pid %d)", c.UID, c.PID))
+}
+
+var errNotYet = errors.New("not there yet")
+
+func (h handler) Hold(context.Context, control.Caller, control.HoldRequest) (control.Hold, error) {
+	return control.Hold{}, errNotYet
+}
+
+func (h handler) Release(context.Context, control.Caller, control.Selector) (int, error) {
+	return 0, errNotYet
+}
+
+func (h handler) Brake(context.Context, control.Caller, control.BrakeOrder) (int, error) {
+	return 0, errNotYet
+}
+
+func (h handler) Advise(context.Context, control.Caller) ([]control.Advice, error) {
+	return nil, errNotYet
 }
 
 // status is the daemon as a whole, on the loop.

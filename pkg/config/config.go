@@ -25,6 +25,8 @@ type Config struct {
 	Log        Log
 	CPActive   CPActive
 	Control    Control
+	Verdict    Responses // none of them RespondDefault
+	Pressure   Pressure
 	Ladder     Ladder
 	Brake      Brake
 	Rules      []Rule // first match wins
@@ -58,7 +60,25 @@ type Control struct {
 // Ladder is how a target is ended.
 type Ladder struct {
 	Steps         []Step // at least one
-	MaxConcurrent int    // ladders under way at once
+	Scope         Scope
+	Shared        bool          // scope cgroup also where healthy targets live in it
+	DumpWait      time.Duration // for which a step's wait goes on while the target dumps core, 0 to 1 h
+	MaxConcurrent int           // ladders under way at once
+}
+
+// Scope is what a ladder ends.
+type Scope uint8
+
+const (
+	ScopeProcess Scope = iota // the target alone
+	ScopeCgroup               // all processes of the target's cgroup and of those below it
+)
+
+func (s Scope) String() string {
+	if s == ScopeCgroup {
+		return "cgroup"
+	}
+	return "process"
 }
 
 // Step is one signal and the time that the target has to end after it.
@@ -81,6 +101,15 @@ type Rule struct {
 	Action  Action
 	Timeout time.Duration // replaces the client's own; 0: the client's
 	Restart Restart
+	Verdict Responses // RespondDefault: as Config.Verdict says
+	Ladder  RuleLadder
+}
+
+// RuleLadder replaces parts of Config.Ladder; what is nil is as it says there.
+type RuleLadder struct {
+	Steps  []Step // at least one, or nil
+	Scope  *Scope
+	Shared *bool
 }
 
 // Match names targets by globs: * is any text (slashes too), ? one character, [a-z] and [^a-z] one of a class,
@@ -126,7 +155,11 @@ type Policy struct {
 	Action  Action
 	Timeout time.Duration // 0: the client's own
 	Restart Restart
-	Rule    int // index in Config.Rules; -1: no rule matches
+	Rule    int    // index in Config.Rules; -1: no rule matches
+	Steps   []Step // of the configuration itself, not to be changed
+	Scope   Scope
+	Shared  bool
+	Verdict Responses // none of them RespondDefault
 }
 
 // Default returns the configuration that is in force without any file. The runtime directory depends on the
@@ -147,8 +180,19 @@ func Default() Config {
 			Margin:  0.1,
 		},
 		Control: Control{Socket: filepath.Join(dir, socketName), Group: "checkprocd", ReadGroup: "adm"},
+		Verdict: Responses{
+			Hung:    RespondLadder,
+			Starved: RespondWait,
+			Blocked: RespondWait,
+			Stopped: RespondHold,
+			Traced:  RespondHold,
+			Frozen:  RespondHold,
+			Dumping: RespondHold,
+		},
+		Pressure: Pressure{CPU: 90, Memory: 40, IO: 80},
 		Ladder: Ladder{
 			Steps:         []Step{{unix.SIGTERM, 5 * time.Second}, {unix.SIGKILL, 5 * time.Second}},
+			DumpWait:      2 * time.Minute,
 			MaxConcurrent: 256,
 		},
 		Brake: Brake{Enabled: true, AtLeast: 8, Fraction: 0.5, Window: 10 * time.Second},
@@ -158,13 +202,29 @@ func Default() Config {
 // Policy returns what the first matching rule says about a target: name of its record, user that it runs as, systemd
 // unit. What is not known is empty; the pattern "?*" matches all that is known. It does not allocate.
 func (c *Config) Policy(name, user, unit string) Policy {
+	p := Policy{Rule: -1, Steps: c.Ladder.Steps, Scope: c.Ladder.Scope, Shared: c.Ladder.Shared, Verdict: c.Verdict}
 	for i := range c.Rules {
 		r := &c.Rules[i]
-		if glob(r.Match.Name, name) && glob(r.Match.User, user) && glob(r.Match.Unit, unit) {
-			return Policy{Action: r.Action, Timeout: r.Timeout, Restart: r.Restart, Rule: i}
+		if Glob(r.Match.Name, name) && Glob(r.Match.User, user) && Glob(r.Match.Unit, unit) {
+			p.Action, p.Timeout, p.Restart, p.Rule = r.Action, r.Timeout, r.Restart, i
+			p.Verdict = r.Verdict.or(&c.Verdict)
+			r.Ladder.apply(&p)
+			break
 		}
 	}
-	return Policy{Rule: -1}
+	return p
+}
+
+func (l *RuleLadder) apply(p *Policy) {
+	if l.Steps != nil {
+		p.Steps = l.Steps
+	}
+	if l.Scope != nil {
+		p.Scope = *l.Scope
+	}
+	if l.Shared != nil {
+		p.Shared = *l.Shared
+	}
 }
 
 // runtimeDir is where the daemon's files lie: getenv and euid are those of the process.

@@ -25,8 +25,9 @@ func TestPolicy(t *testing.T) {
 		{"ftpput", "root", "batch-.service", Policy{Timeout: time.Minute, Rule: 2}},
 		{"", "", "", Policy{Rule: -1}},
 	} {
-		if got := c.Policy(tt.name, tt.user, tt.unit); got != tt.want {
-			t.Errorf("Policy(%q, %q, %q) = %+v, want %+v", tt.name, tt.user, tt.unit, got, tt.want)
+		tt.want.Steps, tt.want.Verdict = c.Ladder.Steps, c.Verdict
+		if diff := cmp.Diff(tt.want, c.Policy(tt.name, tt.user, tt.unit)); diff != "" {
+			t.Errorf("Policy(%q, %q, %q): %s", tt.name, tt.user, tt.unit, diff)
 		}
 	}
 	if n := testing.AllocsPerRun(100, func() { c.Policy("ftpput", "root", "cron.service") }); n != 0 {
@@ -65,16 +66,16 @@ func TestGlob(t *testing.T) {
 		{"a", "\xff", false},
 		{"*x", "\xff\xfex", true},
 	} {
-		if got := glob(tt.pattern, tt.text); got != tt.want {
-			t.Errorf("glob(%q, %q) = %v", tt.pattern, tt.text, got)
+		if got := Glob(tt.pattern, tt.text); got != tt.want {
+			t.Errorf("Glob(%q, %q) = %v", tt.pattern, tt.text, got)
 		}
 	}
 	// Backtracking over all stars would take 2^50 steps here.
-	if glob(strings.Repeat("*a", 50)+"*b", strings.Repeat("a", 5000)) {
+	if Glob(strings.Repeat("*a", 50)+"*b", strings.Repeat("a", 5000)) {
 		t.Error("matches without a b")
 	}
 	for _, bad := range []string{"[", "[a", "[]", "[^", `\`, `a\`, `[\`, "[a-"} {
-		if checkGlob(bad) == nil {
+		if CheckGlob(bad) == nil {
 			t.Errorf("%q is a pattern", bad)
 		}
 	}

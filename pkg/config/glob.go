@@ -7,10 +7,10 @@ import (
 
 var errPattern = errors.New("unfinished [ or \\")
 
-// glob reports whether text matches pattern; an empty pattern matches everything. Unlike path.Match, * and ? match
+// Glob reports whether text matches pattern; an empty pattern matches everything. Unlike path.Match, * and ? match
 // slashes too. It takes len(pattern)*len(text) steps at most: after a mismatch only the last * is tried again.
-// A pattern that checkGlob refuses matches nothing.
-func glob(pattern, text string) bool {
+// A pattern that CheckGlob refuses matches nothing.
+func Glob(pattern, text string) bool {
 	if pattern == "" {
 		return true
 	}
@@ -43,8 +43,8 @@ func glob(pattern, text string) bool {
 	}
 }
 
-// checkGlob says what is wrong with a pattern.
-func checkGlob(pattern string) error {
+// CheckGlob says what is wrong with a pattern.
+func CheckGlob(pattern string) error {
 	for p := 0; p < len(pattern); {
 		if pattern[p] == '*' {
 			p++

@@ -341,6 +341,7 @@ func anyConfig(t *rapid.T) Config {
 		Steps: rapid.SliceOfN(rapid.Custom(func(t *rapid.T) Step {
 			return Step{signals.Draw(t, "signal"), time.Duration(rapid.Int64Range(1, int64(maxWait)).Draw(t, "wait"))}
 		}), 1, maxSteps).Draw(t, "steps"),
+		DumpWait:      2 * time.Minute,
 		MaxConcurrent: rapid.IntRange(1, maxConcurrent).Draw(t, "max_concurrent"),
 	}
 	c.Brake = Brake{

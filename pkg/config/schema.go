@@ -344,7 +344,7 @@ func pattern(key string, at func(*Rule) *string) field[Rule] {
 		read: func(r *reader, rule *Rule, path string, v *node) {
 			if v.kind != kindString {
 				r.fault(v, path, v.describe(), patternExpected)
-			} else if err := checkGlob(v.text); err != nil {
+			} else if err := CheckGlob(v.text); err != nil {
 				r.fault(v, path, fmt.Sprintf("%s is no pattern: %v", clip(v.text), err), patternExpected)
 			} else {
 				*at(rule) = v.text

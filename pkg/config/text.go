@@ -182,11 +182,11 @@ func unquoted(text string) string {
 // same rule. Changed and added rules have their new index, removed ones their old one.
 func diffRules(lines []string, old, new []Rule) []string {
 	first := 0
-	for first < min(len(old), len(new)) && old[first] == new[first] {
+	for first < min(len(old), len(new)) && ruleText(&old[first]) == ruleText(&new[first]) {
 		first++
 	}
 	oldEnd, newEnd := len(old), len(new)
-	for oldEnd > first && newEnd > first && old[oldEnd-1] == new[newEnd-1] {
+	for oldEnd > first && newEnd > first && ruleText(&old[oldEnd-1]) == ruleText(&new[newEnd-1]) {
 		oldEnd--
 		newEnd--
 	}
@@ -196,7 +196,7 @@ func diffRules(lines []string, old, new []Rule) []string {
 			lines = append(lines, fmt.Sprintf("rule[%d]: added %s", i, ruleText(&new[i])))
 		case i >= newEnd:
 			lines = append(lines, fmt.Sprintf("rule[%d]: removed %s", i, ruleText(&old[i])))
-		case old[i] != new[i]:
+		case ruleText(&old[i]) != ruleText(&new[i]):
 			lines = append(lines, fmt.Sprintf("rule[%d]: %s -> %s", i, ruleText(&old[i]), ruleText(&new[i])))
 		}
 	}

@@ -279,6 +279,11 @@ func (t *ladderTarget) Recovered() bool {
 	return false
 }
 
+// Dumping and Remains: only the process itself is ended, and its dumps are not
+// waited for.
+func (t *ladderTarget) Dumping() bool { return false }
+func (t *ladderTarget) Remains() bool { return false }
+
 // startLadders hands what was decided to the workers; the registry has it by
 // now.
 func (d *Daemon) startLadders() {
@@ -305,6 +310,8 @@ func (d *Daemon) ladderOutcome(o escalate.Outcome) {
 	switch o.Kind {
 	case escalate.Signalled:
 		r.Kind = guard.LadderSignalled
+	case escalate.Dumping:
+		return // the step's signal was reported; nothing new yet
 	case escalate.Recovered:
 		r.Kind = guard.LadderRecovered
 	case escalate.Gone:

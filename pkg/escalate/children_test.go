@@ -47,6 +47,8 @@ func startChild(t *testing.T, script string) *child {
 
 func (c *child) Signal(sig unix.Signal) error { return c.cmd.Process.Signal(sig) }
 func (c *child) Recovered() bool              { return false }
+func (c *child) Dumping() bool                { return false }
+func (c *child) Remains() bool                { return false }
 
 // TestChildren ends real processes, stubborn and obedient ones, four at a time.
 func TestChildren(t *testing.T) {

@@ -1,6 +1,6 @@
 // Package escalate walks ladders of signals: a bounded pool of workers, each of which ends one target.
 //
-// The pool knows a target by two questions only, Signal and Recovered; who is signalled, and why, is decided elsewhere.
+// The pool knows a target by the questions of Target only; who is signalled, and why, is decided elsewhere.
 package escalate
 
 import (
@@ -34,6 +34,10 @@ type Target interface {
 	Signal(sig unix.Signal) error
 	// Recovered reports whether the target beat again since it was condemned. It is asked before each signal.
 	Recovered() bool
+	// Dumping reports whether the target writes a core dump. It is asked when the wait after a step's signal is over.
+	Dumping() bool
+	// Remains reports whether others that the ladder is for outlive the target. It is asked once Exited is closed.
+	Remains() bool
 }
 
 // Job is one ladder for one target.
@@ -48,6 +52,8 @@ type Job struct {
 	Waited time.Duration
 	Sent   bool
 
+	DumpWait time.Duration // for which the wait after a signal goes on at most while the target dumps core
+
 	Exited <-chan struct{} // closed when the target has ended
 }
 
@@ -55,7 +61,8 @@ type Job struct {
 type Kind uint8
 
 const (
-	Signalled  Kind = iota // the signal of Step was sent; the only kind that is not the last of its ladder
+	Signalled  Kind = iota // the signal of Step was sent; the ladder goes on
+	Dumping                // the wait of Step is over, and goes on for the core dump; once for each step, the ladder goes on
 	Recovered              // beat again, and was spared
 	Gone                   // ended
 	Unkillable             // outlived the last step
@@ -67,6 +74,8 @@ func (k Kind) String() string {
 	switch k {
 	case Signalled:
 		return "signalled"
+	case Dumping:
+		return "dumping"
 	case Recovered:
 		return "recovered"
 	case Gone:
@@ -81,11 +90,11 @@ func (k Kind) String() string {
 	return fmt.Sprintf("kind %d", k)
 }
 
-// Outcome reports about a ladder: Signalled for each step, then one of the other kinds, once.
+// Outcome reports about a ladder: Signalled and Dumping for each step, then one of the other kinds, once.
 type Outcome struct {
 	ID     uint64
 	Kind   Kind
-	Step   int         // of Signalled and Failed: that step; else the last one whose signal was sent, -1 for none
+	Step   int         // of Signalled, Dumping and Failed: that step; else the last one whose signal was sent, -1 for none
 	Signal unix.Signal // of that step, 0 for none
 	Err    error       // of Failed
 }

@@ -67,6 +67,9 @@ func (f *fake) Recovered() bool {
 	return f.recovered != nil && f.recovered()
 }
 
+func (f *fake) Dumping() bool { return false }
+func (f *fake) Remains() bool { return false }
+
 func (f *fake) job(id uint64) Job {
 	return Job{ID: id, Target: f, Steps: ladder, Exited: f.exited}
 }

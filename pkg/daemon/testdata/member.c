@@ -1,16 +1,20 @@
 /*
  * A cpactive client that obeys a test, beside the one of pkg/table that has the accidents of real ones.
  *
- *	member NAME TIMEOUT BEAT_MS [TERM]	SIGUSR1: hang, SIGUSR2: beat again
+ *	member NAME TIMEOUT BEAT_MS [TERM [IN]]	SIGUSR1: hang, SIGUSR2: beat again
  *	member --crowd N TIMEOUT		N children that sleep; the parent writes their records into slots 0 to N-1
  *
  * TERM is what SIGTERM does: exit (the default: wipe the record and end), tell ("term" on stdout, nothing else),
  * resume (beat again), group (send SIGTERM to the own process group, then exit).
  *
+ * With IN it hangs in the kernel, and beats on when that lets it go: a path is a file that it writes to, vfork a child
+ * that lives until it is told to end by SIGUSR2 of its own.
+ *
  * On stdout: "ready PID SLOT".
  */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -28,6 +32,7 @@ static volatile struct record *table;
 static int slot = -1;
 static volatile sig_atomic_t hung;
 static const char *term = "exit";
+static const char *in;
 
 static void die(const char *what)
 {
@@ -118,6 +123,29 @@ static void on_signal(int sig)
 	leave();
 }
 
+/* stick sleeps in the kernel until a file is written or a child has ended. */
+static void stick(void)
+{
+	sigset_t end;
+	int fd, sig;
+
+	if (strcmp(in, "vfork") != 0) {
+		fd = open(in, O_WRONLY | O_CREAT, 0666);
+		if (fd < 0 || write(fd, "x", 1) != 1 || close(fd) < 0)
+			die(in);
+		return;
+	}
+	sigemptyset(&end);
+	sigaddset(&end, SIGUSR2);
+	sigprocmask(SIG_BLOCK, &end, NULL); /* the child inherits it */
+	if (vfork() == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		sigwait(&end, &sig);
+		_exit(0);
+	}
+	sigprocmask(SIG_UNBLOCK, &end, NULL);
+}
+
 static void lock(int sem, short by)
 {
 	struct sembuf op = { 0, by, SEM_UNDO };
@@ -136,12 +164,14 @@ int main(int argc, char **argv)
 
 	if (argc == 4 && strcmp(argv[1], "--crowd") == 0)
 		crowd(atoi(argv[2]), atoi(argv[3]));
-	if (argc != 4 && argc != 5) {
-		fprintf(stderr, "usage: member NAME TIMEOUT BEAT_MS [TERM] | member --crowd N TIMEOUT\n");
+	if (argc < 4 || argc > 6) {
+		fprintf(stderr, "usage: member NAME TIMEOUT BEAT_MS [TERM [IN]] | member --crowd N TIMEOUT\n");
 		return 64;
 	}
-	if (argc == 5)
+	if (argc >= 5)
 		term = argv[4];
+	if (argc == 6)
+		in = argv[5];
 	period.tv_sec = atoi(argv[3]) / 1000;
 	period.tv_nsec = atoi(argv[3]) % 1000 * 1000000L;
 
@@ -165,6 +195,10 @@ int main(int argc, char **argv)
 	ready(slot);
 	for (;;) {
 		nanosleep(&period, NULL);
+		if (hung && in) {
+			stick();
+			hung = 0;
+		}
 		if (!hung)
 			table[slot].atime++; /* the value is opaque, and a second may hold many beats */
 	}

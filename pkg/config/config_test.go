@@ -1,11 +1,14 @@
 package config
 
 import (
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 func TestPolicy(t *testing.T) {
@@ -30,8 +33,67 @@ func TestPolicy(t *testing.T) {
 			t.Errorf("Policy(%q, %q, %q): %s", tt.name, tt.user, tt.unit, diff)
 		}
 	}
+	if &c.Policy("ftpput", "idc", "").Steps[0] != &c.Ladder.Steps[0] {
+		t.Error("Policy copies the steps")
+	}
 	if n := testing.AllocsPerRun(100, func() { c.Policy("ftpput", "root", "cron.service") }); n != 0 {
 		t.Errorf("Policy allocates %v times", n)
+	}
+}
+
+// TestPolicyLadder: a rule changes what it names, and nothing else.
+func TestPolicyLadder(t *testing.T) {
+	c := Default()
+	own := []Step{{unix.SIGABRT, time.Minute}, {unix.SIGKILL, time.Second}}
+	c.Verdict.Stopped = RespondLadder
+	c.Ladder.Shared = true
+	c.Rules = []Rule{
+		{Match: Match{Name: "steps"}, Ladder: RuleLadder{Steps: own}},
+		{Match: Match{Name: "scope"}, Action: ActionReport, Ladder: RuleLadder{Scope: new(ScopeCgroup)}},
+		{Match: Match{Name: "alone"}, Ladder: RuleLadder{Shared: new(false)}},
+		{Match: Match{Name: "verdict"}, Verdict: Responses{Hung: RespondReport, Blocked: RespondLadder, Stopped: RespondHold, Dumping: RespondLadder}},
+		{Match: Match{Name: "all"}, Verdict: Responses{RespondReport, RespondReport, RespondReport, RespondHold, RespondLadder, RespondLadder, RespondLadder},
+			Ladder: RuleLadder{own, new(ScopeProcess), new(true)}},
+		{Match: Match{Name: "s*"}, Ladder: RuleLadder{Steps: c.Ladder.Steps[:1]}},
+	}
+	base := Policy{Rule: -1, Steps: c.Ladder.Steps, Shared: true, Verdict: c.Verdict}
+	for name, change := range map[string]func(*Policy){
+		"none":  func(*Policy) {},
+		"steps": func(p *Policy) { p.Rule, p.Steps = 0, own },
+		"scope": func(p *Policy) { p.Rule, p.Action, p.Scope = 1, ActionReport, ScopeCgroup },
+		"alone": func(p *Policy) { p.Rule, p.Shared = 2, false },
+		"verdict": func(p *Policy) {
+			p.Rule, p.Verdict = 3, Responses{RespondReport, RespondWait, RespondLadder, RespondHold, RespondHold, RespondHold, RespondLadder}
+		},
+		"all": func(p *Policy) {
+			p.Rule, p.Steps = 4, own
+			p.Verdict = Responses{RespondReport, RespondReport, RespondReport, RespondHold, RespondLadder, RespondLadder, RespondLadder}
+		},
+		"s": func(p *Policy) { p.Rule, p.Steps = 5, c.Ladder.Steps[:1] },
+	} {
+		want := base
+		change(&want)
+		if diff := cmp.Diff(want, c.Policy(name, "", "")); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
+		if n := testing.AllocsPerRun(100, func() { c.Policy(name, "", "") }); n != 0 {
+			t.Errorf("%s: Policy allocates %v times", name, n)
+		}
+	}
+	if diff := cmp.Diff(base, c.Policy("none", "", "")); diff != "" {
+		t.Errorf("a rule has changed the defaults: %s", diff)
+	}
+}
+
+// BenchmarkPolicy matches a record against as many rules as there may be; the last one matches.
+func BenchmarkPolicy(b *testing.B) {
+	c := Default()
+	for i := range maxRules {
+		c.Rules = append(c.Rules, Rule{Match: Match{Name: fmt.Sprintf("program-%d", i)}, Verdict: Responses{Blocked: RespondLadder}})
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		c.Policy("program-999", "root", "cron.service")
 	}
 }
 
@@ -113,7 +175,10 @@ func TestDiff(t *testing.T) {
 	b.CPActive.Key, b.CPActive.SemKey, b.CPActive.Records = 1, 2, 3
 	b.CPActive.Margin = 0.125
 	b.Control.Socket = "/run/x"
+	b.Verdict.Starved, b.Verdict.Dumping = RespondReport, RespondLadder
+	b.Pressure.IO = 99.5
 	b.Ladder.Steps = b.Ladder.Steps[:1]
+	b.Ladder.Scope, b.Ladder.Shared, b.Ladder.DumpWait = ScopeCgroup, true, 0
 	b.Rules = []Rule{{Match: Match{Name: "a"}}, {Match: Match{Name: "new"}, Timeout: time.Minute}, {Match: Match{Name: "z"}}}
 	t.Setenv("RUNTIME_DIRECTORY", "/run/checkprocd")
 	a.RuntimeDir, a.Control.Socket = Default().RuntimeDir, Default().Control.Socket
@@ -126,8 +191,14 @@ func TestDiff(t *testing.T) {
 		"cpactive.records: 1000 -> 3",
 		"cpactive.margin: 10% -> 12.5%",
 		"control.socket: /run/checkprocd/io.checkproc -> /run/x",
+		"verdict.starved: wait -> report",
+		"verdict.dumping: hold -> ladder",
+		"pressure.io: 80% -> 99.5%",
 		`ladder.steps: [ { signal = "SIGTERM", wait = "5s" }, { signal = "SIGKILL", wait = "5s" } ]` +
 			` -> [ { signal = "SIGTERM", wait = "5s" } ]`,
+		"ladder.scope: process -> cgroup",
+		"ladder.shared: false -> true",
+		"ladder.dump_wait: 2m -> 0s",
 		`rule[1]: added { match = { name = "new" }, timeout = "1m" }`,
 	}
 	if diff := cmp.Diff(want, Diff(a, b)); diff != "" {
@@ -140,13 +211,42 @@ func TestDiff(t *testing.T) {
 		t.Errorf("a restart for nothing: %q", got)
 	}
 
-	if got, want := Diff(b, a)[9:], []string{`rule[1]: removed { match = { name = "new" }, timeout = "1m" }`}; !cmp.Equal(got, want) {
+	if got, want := Diff(b, a)[len(want)-1:], []string{`rule[1]: removed { match = { name = "new" }, timeout = "1m" }`}; !cmp.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	c := a
 	c.Rules = []Rule{{Match: Match{Name: "a"}, Action: ActionReport}, {Match: Match{Name: "z"}}}
 	if got, want := Diff(a, c), []string{`rule[0]: { match = { name = "a" } } -> { match = { name = "a" }, action = "report" }`}; !cmp.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// TestDiffRule: the same rule at another address is the same rule, and each part of its own ladder counts.
+func TestDiffRule(t *testing.T) {
+	rule := func() Config {
+		c := Default()
+		c.Rules = []Rule{{
+			Verdict: Responses{Frozen: RespondLadder},
+			Ladder:  RuleLadder{Steps: slices.Clone(c.Ladder.Steps[1:]), Scope: new(ScopeProcess), Shared: new(false)},
+		}}
+		return c
+	}
+	const text = `{ verdict = { frozen = "ladder" }, ladder = { steps = [ { signal = "SIGKILL", wait = "5s" } ], scope = "process", shared = false } }`
+	if got := Diff(rule(), rule()); got != nil {
+		t.Errorf("a rule differs from itself: %q", got)
+	}
+	for want, change := range map[string]func(*Rule){
+		`{ ladder = { steps = [ { signal = "SIGKILL", wait = "5s" } ], scope = "process", shared = false } }`: func(r *Rule) { r.Verdict.Frozen = RespondDefault },
+		`{ verdict = { frozen = "ladder" }, ladder = { scope = "process", shared = false } }`:                 func(r *Rule) { r.Ladder.Steps = nil },
+		strings.Replace(text, `"5s"`, `"6s"`, 1):                                                              func(r *Rule) { r.Ladder.Steps[0].Wait += time.Second },
+		strings.Replace(text, `"process"`, `"cgroup"`, 1):                                                     func(r *Rule) { *r.Ladder.Scope = ScopeCgroup },
+		strings.Replace(text, `, shared = false`, ``, 1):                                                      func(r *Rule) { r.Ladder.Shared = nil },
+	} {
+		changed := rule()
+		change(&changed.Rules[0])
+		if diff := cmp.Diff([]string{"rule[0]: " + text + " -> " + want}, Diff(rule(), changed)); diff != "" {
+			t.Error(diff)
+		}
 	}
 }
 
@@ -179,5 +279,13 @@ func TestTexts(t *testing.T) {
 	}
 	if ActionLadder.String() != "ladder" || ActionReport.String() != "report" || RestartUnit.String() != "unit" || RestartNone.String() != "none" {
 		t.Error("names of actions")
+	}
+	if ScopeProcess.String() != "process" || ScopeCgroup.String() != "cgroup" {
+		t.Error("names of scopes")
+	}
+	for r, want := range []string{"default", "ladder", "wait", "hold", "report", "response 5"} {
+		if got := Response(r).String(); got != want {
+			t.Errorf("response %d is %s, want %s", r, got, want)
+		}
 	}
 }

@@ -37,11 +37,34 @@ func TestFaults(t *testing.T) {
 		{"no duration", `interval = "1 s"`, `f:1:12: interval: "1 s" is no duration (expected a duration such as "1s", 50ms to 10s)`},
 		{"too fast", `interval = "49ms"`, `f:1:12: interval: "49ms" is out of range (expected a duration such as "1s", 50ms to 10s)`},
 		{"too slow", `interval = "11s"`, `f:1:12: interval: "11s" is out of range (expected a duration such as "1s", 50ms to 10s)`},
-		{"unknown key", "intervall = 1", `f:1:1: intervall: unknown key (expected one of interval, runtime_dir, log, cpactive, control, ladder, brake, rule)`},
-		{"unknown table", "[native]\nenabled = true", `f:1:2: native: unknown table (expected one of interval, runtime_dir, log, cpactive, control, ladder, brake, rule)`},
+		{"unknown key", "intervall = 1", `f:1:1: intervall: unknown key (expected one of interval, runtime_dir, log, cpactive, control, verdict, pressure, ladder, brake, rule)`},
+		{"unknown table", "[native]\nenabled = true", `f:1:2: native: unknown table (expected one of interval, runtime_dir, log, cpactive, control, verdict, pressure, ladder, brake, rule)`},
 		{"unknown nested key", "[log]\n colour = true", `f:2:2: log.colour: unknown key (expected one of level, format, file)`},
-		{"scope", "[ladder]\nscope = 'process'", `f:2:1: ladder.scope: unknown key (expected one of steps, max_concurrent)`},
-		{"quoted key with a dot", `"log.level" = "info"`, `f:1:1: "log.level": unknown key (expected one of interval, runtime_dir, log, cpactive, control, ladder, brake, rule)`},
+		{"unknown key of the ladder", "[ladder]\nscopes = 'process'", `f:2:1: ladder.scopes: unknown key (expected one of steps, scope, shared, dump_wait, max_concurrent)`},
+		{"scope", "[ladder]\nscope = 'unit'", `f:2:9: ladder.scope: "unit" is not known (expected "process" or "cgroup")`},
+		{"scope boolean", "ladder.scope = true", `f:1:16: ladder.scope: is the boolean true (expected "process" or "cgroup")`},
+		{"shared", "ladder.shared = 'cgroup'", `f:1:17: ladder.shared: is the string "cgroup" (expected true or false)`},
+		{"dump_wait", "ladder.dump_wait = '61m'", `f:1:20: ladder.dump_wait: "61m" is out of range (expected a duration such as "1s", 0s to 1h)`},
+		{"dump_wait negative", "ladder.dump_wait = '-1ns'", `f:1:20: ladder.dump_wait: "-1ns" is out of range (expected a duration such as "1s", 0s to 1h)`},
+		{"dump_wait number", "ladder.dump_wait = 0", `f:1:20: ladder.dump_wait: is the integer 0 (expected a duration such as "1s", 0s to 1h)`},
+		{"dump_wait bare", "[ladder]\ndump_wait = 2m", `f:2:14: ladder.dump_wait: strings must be quoted (expected a duration such as "1s", 0s to 1h)`},
+		{"verdict as value", "verdict = 'ladder'", `f:1:11: verdict: is the string "ladder" (expected a table with hung, starved, blocked, stopped, traced, frozen, dumping)`},
+		{"verdict that is none", "[verdict]\nunkillable = 'report'", `f:2:1: verdict.unkillable: unknown key (expected one of hung, starved, blocked, stopped, traced, frozen, dumping)`},
+		{"hung may not be held", "verdict.hung = 'hold'", `f:1:16: verdict.hung: "hold" is not known (expected "ladder" or "report")`},
+		{"hung gets no more time", "verdict.hung = 'wait'", `f:1:16: verdict.hung: "wait" is not known (expected "ladder" or "report")`},
+		{"starved may not be held", "verdict.starved = 'hold'", `f:1:19: verdict.starved: "hold" is not known (expected "wait" or "ladder" or "report")`},
+		{"blocked", "verdict.blocked = 1", `f:1:19: verdict.blocked: is the integer 1 (expected "wait" or "ladder" or "report")`},
+		{"the other verdicts", "[verdict]\nstopped = 'report'\ntraced = 'wait'\nfrozen = 'Hold'\ndumping = ''",
+			`f:2:11: verdict.stopped: "report" is not known (expected "hold" or "ladder")
+f:3:10: verdict.traced: "wait" is not known (expected "hold" or "ladder")
+f:4:10: verdict.frozen: "Hold" is not known (expected "hold" or "ladder")
+f:5:11: verdict.dumping: "" is not known (expected "hold" or "ladder")`},
+		{"default is left out, not written", "[[rule]]\nverdict = { hung = 'default' }", `f:2:20: rule[0].verdict.hung: "default" is not known (expected "ladder" or "report")`},
+		{"pressure", "pressure.cpu = '100.5%'", `f:1:16: pressure.cpu: "100.5%" is out of range (expected a percentage such as "10%", 0% to 100%)`},
+		{"pressure number", "pressure.memory = 40", `f:1:19: pressure.memory: is the integer 40 (expected a percentage such as "10%", 0% to 100%)`},
+		{"pressure without sign", "pressure.io = '80'", `f:1:15: pressure.io: "80" is no percentage (expected a percentage such as "10%", 0% to 100%)`},
+		{"pressure of a resource that is none", "[pressure]\nirq = '1%'", `f:2:1: pressure.irq: unknown key (expected one of cpu, memory, io)`},
+		{"quoted key with a dot", `"log.level" = "info"`, `f:1:1: "log.level": unknown key (expected one of interval, runtime_dir, log, cpactive, control, verdict, pressure, ladder, brake, rule)`},
 		{"section as value", "log = 'debug'", `f:1:7: log: is the string "debug" (expected a table with level, format, file)`},
 		{"section as array", "[[log]]", `f:1:3: log: is an array of tables (expected a table with level, format, file)`},
 		{"key as table", "[interval]", `f:1:2: interval: is a table (expected a duration such as "1s", 50ms to 10s)`},
@@ -87,6 +110,18 @@ func TestFaults(t *testing.T) {
 		{"match", "[[rule]]\nmatch = 'ftp*'", `f:2:9: rule[0].match: is the string "ftp*" (expected a table with name, user, unit)`},
 		{"action", "[[rule]]\naction = 'kill'", `f:2:10: rule[0].action: "kill" is not known (expected "ladder" or "report")`},
 		{"restart", "[[rule]]\nrestart = false", `f:2:11: rule[0].restart: is the boolean false (expected "unit" or "none")`},
+		{"rule's verdict", "[[rule]]\nverdict = { blocked = 'ladder', frozen = 'report', gone = 1 }",
+			`f:2:42: rule[0].verdict.frozen: "report" is not known (expected "hold" or "ladder")
+f:2:52: rule[0].verdict.gone: unknown key (expected one of hung, starved, blocked, stopped, traced, frozen, dumping)`},
+		{"rule's ladder", "[[rule]]\n[rule.ladder]\nsteps = []\nscope = 'slice'\nshared = 1\nmax_concurrent = 1",
+			`f:3:9: rule[0].ladder.steps: is empty (expected steps such as [ { signal = "SIGTERM", wait = "5s" } ], 1 to 32 of them)
+f:4:9: rule[0].ladder.scope: "slice" is not known (expected "process" or "cgroup")
+f:5:10: rule[0].ladder.shared: is the integer 1 (expected true or false)
+f:6:1: rule[0].ladder.max_concurrent: unknown key (expected one of steps, scope, shared)`},
+		{"rule's ladder is no list", "[[rule]]\nladder = [ { signal = 'SIGTERM', wait = '1s' } ]", `f:2:10: rule[0].ladder: is an array (expected a table with steps, scope, shared)`},
+		{"rule's step", "[[rule]]\n[[rule]]\nladder = { steps = [ { signal = 'SIGTERM' }, { signal = 'SIGFOO', wait = '1s' } ] }",
+			`f:3:22: rule[1].ladder.steps[0].wait: is missing (expected a duration such as "1s", above 0 and at most 1h)
+f:3:57: rule[1].ladder.steps[1].signal: unknown signal "SIGFOO" (expected the name of a signal such as "SIGTERM")`},
 		{"timeout", "[[rule]]\n[[rule]]\ntimeout = '999ms'", `f:3:11: rule[1].timeout: "999ms" is out of range (expected a duration such as "5s", 1s to 168h)`},
 		{"timeout long", "[[rule]]\ntimeout = '169h'", `f:2:11: rule[0].timeout: "169h" is out of range (expected a duration such as "5s", 1s to 168h)`},
 		{"timeout number", "[[rule]]\ntimeout = 45", `f:2:11: rule[0].timeout: is the integer 45 (expected a duration such as "5s", 1s to 168h)`},
@@ -102,7 +137,7 @@ func TestFaults(t *testing.T) {
 		{"bad date", "brake.window = 2026-13-45", `f:1:16: brake.window: is the date or time 2026-13-45 (expected a duration such as "1s", 100ms to 1h)`},
 		{"all at once", "interval = 1\nnope = 1\n[log]\nlevel = 2s\nformat = 3\n[brake]\nat_least = 0\n[[rule]]\ntimeout = 1\naction = 'x'\n",
 			`f:1:12: interval: is the integer 1 (expected a duration such as "1s", 50ms to 10s)
-f:2:1: nope: unknown key (expected one of interval, runtime_dir, log, cpactive, control, ladder, brake, rule)
+f:2:1: nope: unknown key (expected one of interval, runtime_dir, log, cpactive, control, verdict, pressure, ladder, brake, rule)
 f:4:10: log.level: strings must be quoted (expected one of trace, debug, info, warn, error)
 f:5:10: log.format: is the integer 3 (expected one of auto, journal, console, json)
 f:7:12: brake.at_least: 0 is out of range (expected an integer, 2 to 1000000)
@@ -128,15 +163,18 @@ steps = [ { signal = "SIGABRT", wait = "30s" }, { signal = "SIGKILL", wait = "1s
 [[rule]]
 match   = { name = "ftp*", user = "idc" }
 timeout = "45s"
+verdict = { blocked = "ladder", frozen = "ladder" }
 [[rule]]
 action = "report"
+ladder = { steps = [ { signal = "SIGQUIT", wait = "1m" } ], scope = "cgroup", shared = false }
 `)
 	if faults != nil {
 		t.Fatal(lines(faults))
 	}
 	for _, text := range []string{
 		`log = { level = "debug" }
-rule = [ { match = { name = "ftp*", user = "idc" }, timeout = "45s" }, { action = "report" } ]
+rule = [ { match = { name = "ftp*", user = "idc" }, timeout = "45s", verdict = { blocked = "ladder", frozen = "ladder" } },
+  { action = "report", ladder = { steps = [ { signal = "SIGQUIT", wait = "1m" } ], scope = "cgroup", shared = false } } ]
 ladder.steps = [ { signal = "SIGABRT", wait = "30s" },
   { signal = "SIGKILL", wait = "1s" }, # the end
 ]`,
@@ -152,10 +190,21 @@ timeout = "45s"
 [rule.match]
 name = "ftp*"
 user = "idc"
+[rule.verdict]
+frozen = "ladder"
+blocked = "ladder"
 [[rule]]
-action = "report"`,
+action = "report"
+[rule.ladder]
+scope = "cgroup"
+shared = false
+[[rule.ladder.steps]]
+signal = "SIGQUIT"
+wait = "60s"`,
 		"log.level = 'debug'\r\n[ladder]\r\nsteps = [ { signal = 'SIGABRT', wait = '30s' }, { signal = 'SIGKILL', wait = '1s' } ]\r\n" +
-			"[[rule]]\r\nmatch.name = 'ftp*'\r\nmatch.user = 'idc'\r\ntimeout = '45s'\r\n[[rule]]\r\naction = 'report'\r\n",
+			"[[rule]]\r\nmatch.name = 'ftp*'\r\nmatch.user = 'idc'\r\ntimeout = '45s'\r\n" +
+			"verdict.blocked = 'ladder'\r\nverdict.frozen = 'ladder'\r\n[[rule]]\r\naction = 'report'\r\n" +
+			"ladder.steps = [ { signal = 'SIGQUIT', wait = '1m' } ]\r\nladder.scope = 'cgroup'\r\nladder.shared = false\r\n",
 	} {
 		got, faults := parseText(text)
 		if faults != nil {
@@ -337,11 +386,18 @@ func anyConfig(t *rapid.T) Config {
 		Margin:  rapid.Float64Range(0, 1).Draw(t, "margin"),
 	}
 	c.Control = Control{filepath.Clean(path.Draw(t, "socket")), group.Draw(t, "group"), group.Draw(t, "read_group")}
+	steps := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) Step {
+		return Step{signals.Draw(t, "signal"), time.Duration(rapid.Int64Range(1, int64(maxWait)).Draw(t, "wait"))}
+	}), 1, maxSteps)
+	scope := rapid.SampledFrom([]Scope{ScopeProcess, ScopeCgroup})
+	percents := rapid.OneOf(rapid.Float64Range(0, 100), rapid.SampledFrom([]float64{0, 0.1, 40, 100}))
+	c.Verdict = anyResponses(t)
+	c.Pressure = Pressure{percents.Draw(t, "cpu"), percents.Draw(t, "memory"), percents.Draw(t, "io")}
 	c.Ladder = Ladder{
-		Steps: rapid.SliceOfN(rapid.Custom(func(t *rapid.T) Step {
-			return Step{signals.Draw(t, "signal"), time.Duration(rapid.Int64Range(1, int64(maxWait)).Draw(t, "wait"))}
-		}), 1, maxSteps).Draw(t, "steps"),
-		DumpWait:      2 * time.Minute,
+		Steps:         steps.Draw(t, "steps"),
+		Scope:         scope.Draw(t, "scope"),
+		Shared:        rapid.Bool().Draw(t, "shared"),
+		DumpWait:      rapid.OneOf(rapid.Just(time.Duration(0)), rapid.Custom(func(t *rapid.T) time.Duration { return between(0, maxWait, "dump_wait") })).Draw(t, "dump_wait"),
 		MaxConcurrent: rapid.IntRange(1, maxConcurrent).Draw(t, "max_concurrent"),
 	}
 	c.Brake = Brake{
@@ -359,9 +415,33 @@ func anyConfig(t *rapid.T) Config {
 		if rapid.Bool().Draw(t, "has timeout") {
 			r.Timeout = between(minTimeout, maxTimeout, "timeout")
 		}
+		if rapid.Bool().Draw(t, "has verdicts") {
+			r.Verdict = anyResponses(t, RespondDefault)
+		}
+		if rapid.Bool().Draw(t, "has steps") {
+			r.Ladder.Steps = steps.Draw(t, "steps")
+		}
+		r.Ladder.Scope = rapid.Ptr(scope, true).Draw(t, "scope")
+		r.Ladder.Shared = rapid.Ptr(rapid.Bool(), true).Draw(t, "shared")
 		c.Rules = append(c.Rules, r)
 	}
 	return c
+}
+
+// anyResponses draws one for each verdict, of those that a file may give it and of more.
+func anyResponses(t *rapid.T, more ...Response) Responses {
+	draw := func(label string, allowed ...Response) Response {
+		return rapid.SampledFrom(append(allowed, more...)).Draw(t, label)
+	}
+	return Responses{
+		Hung:    draw("hung", RespondLadder, RespondReport),
+		Starved: draw("starved", RespondWait, RespondLadder, RespondReport),
+		Blocked: draw("blocked", RespondWait, RespondLadder, RespondReport),
+		Stopped: draw("stopped", RespondHold, RespondLadder),
+		Traced:  draw("traced", RespondHold, RespondLadder),
+		Frozen:  draw("frozen", RespondHold, RespondLadder),
+		Dumping: draw("dumping", RespondHold, RespondLadder),
+	}
 }
 
 func TestRoundTrip(t *testing.T) {
@@ -436,6 +516,48 @@ func TestExample(t *testing.T) {
 	if faults != nil || len(got.Rules) < 2 {
 		t.Errorf("%d rules: %s", len(got.Rules), lines(faults))
 	}
+	_, about, _ := strings.Cut(string(data), "\n# Rules:")
+	for i := range ruleSchema {
+		for _, f := range append(ruleSchema[i].fields, ruleSchema[i]) {
+			if !regexp.MustCompile(`\b` + f.key + `\b`).MatchString(about) {
+				t.Errorf("does not name rule.%s.%s", ruleSchema[i].key, f.key)
+			}
+		}
+	}
+}
+
+// TestManPage: the page has a paragraph for each key, with the default where there is one.
+func TestManPage(t *testing.T) {
+	t.Setenv("RUNTIME_DIRECTORY", "/run/checkprocd")
+	data, err := os.ReadFile("../../deploy/man/checkprocd.toml.5")
+	if err != nil {
+		t.Fatal(err)
+	}
+	page := string(data)
+	c := Default()
+	check := func(where, entry string) {
+		_, section, ok := strings.Cut(page, "\n.Ss "+where+"\n")
+		section, _, _ = strings.Cut(section, "\n.Ss ")
+		if !ok || !strings.Contains(section, "\n.It Va "+entry) {
+			t.Errorf("%s: no paragraph %q", where, entry)
+		}
+	}
+	entry := func(f *field[Config]) string {
+		return f.key + " No = Li " + strings.ReplaceAll(f.text(&c), `"`, `\(dq`) + "\n"
+	}
+	for i := range schema {
+		switch f := &schema[i]; {
+		case f.fields != nil:
+			for j := range f.fields {
+				check("["+f.key+"]", entry(&f.fields[j]))
+			}
+		case f.key != "rule":
+			check("Top level", entry(f))
+		}
+	}
+	for i := range ruleSchema {
+		check("[[rule]]", ruleSchema[i].key)
+	}
 }
 
 func FuzzLoad(f *testing.F) {
@@ -448,6 +570,10 @@ func FuzzLoad(f *testing.F) {
 		"interval = 1s\n[log]\nlevel = 1\n", "[[rule]]\n[rule.match]\nname = \"a\"\n", "a.b.c = { d = [ [ {} ] ] }\n[a.b]\n",
 		"log = 1\n[[log]]\n[log.x]\n", "\xef\xbb\xbfinterval = \"1s\"", "# \x00", "ladder.steps = [", "\r", "a = \"\"\"\n", "[a]\n[a]\n[[a]]\n",
 		"\"\\u0000\" = 1", "x = 99999999999999999999", "brake.fraction = 1e-400", "rule = []\n[[rule]]\n",
+		"[verdict]\nhung = 'report'\nfrozen = 'ladder'\n[pressure]\ncpu = '99.9%'\nio = '.5%'\n",
+		"[ladder]\nscope = 'cgroup'\nshared = true\ndump_wait = '0'\n",
+		"[[rule]]\nverdict = { blocked = 'ladder' }\nladder = { steps = [ { signal = 'SIGABRT', wait = '1s' } ], scope = 'cgroup', shared = true }\n",
+		"[[rule]]\n[rule.ladder]\n[[rule.ladder.steps]]\nsignal = 'SIGKILL'\n[rule.verdict]\n",
 	} {
 		f.Add([]byte(text))
 	}

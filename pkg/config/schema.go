@@ -120,8 +120,11 @@ var schema = []field[Config]{
 			text: func(c *Config) string { return fmt.Sprintf("0o%03o", c.CPActive.Mode) },
 		},
 		field[Config]{
-			key: "margin", expected: marginExpected, comment: "of the timeout, at least 1s",
-			read: func(r *reader, c *Config, path string, v *node) { readMargin(r, &c.CPActive.Margin, path, v) },
+			key: "margin", expected: percentExpected, comment: "of the timeout, at least 1s",
+			read: func(r *reader, c *Config, path string, v *node) {
+				// The decimal point is moved in the text: a division would make 7% of 0.07000000000000001.
+				readPercent(r, &c.CPActive.Margin, "e-2", 1, path, v)
+			},
 			text: func(c *Config) string { return quote(percent(c.CPActive.Margin)) },
 		},
 	),
@@ -141,12 +144,22 @@ var schema = []field[Config]{
 		group("group", "may see and steer", func(c *Config) *string { return &c.Control.Group }),
 		group("read_group", "may see all; anyone may see what is their own", func(c *Config) *string { return &c.Control.ReadGroup }),
 	),
+	section("verdict", responses(func(c *Config) *Responses { return &c.Verdict })...),
+	section("pressure",
+		pressure("cpu", "some waited for a processor", func(c *Config) *float64 { return &c.Pressure.CPU }),
+		pressure("memory", "all waited for memory", func(c *Config) *float64 { return &c.Pressure.Memory }),
+		pressure("io", "all waited for a disk", func(c *Config) *float64 { return &c.Pressure.IO }),
+	),
 	section("ladder",
+		steps("signals, and how long a target has to end after each", func(c *Config) *[]Step { return &c.Ladder.Steps }),
 		field[Config]{
-			key: "steps", expected: stepsExpected, comment: "signals, and how long a target has to end after each",
-			read: readSteps,
-			text: func(c *Config) string { return stepsText(c.Ladder.Steps) },
+			key: "scope", expected: scopeExpected, comment: "cgroup: ends all processes of the target's cgroup",
+			read: func(r *reader, c *Config, path string, v *node) { readScope(r, &c.Ladder.Scope, path, v) },
+			text: func(c *Config) string { return quote(c.Ladder.Scope.String()) },
 		},
+		boolean("shared", "scope cgroup also ends healthy targets that live in it", func(c *Config) *bool { return &c.Ladder.Shared }),
+		duration("dump_wait", 0, maxWait, "for a core dump, beyond the wait of a step",
+			func(c *Config) *time.Duration { return &c.Ladder.DumpWait }),
 		integer("max_concurrent", 1, maxConcurrent, "ladders under way at once", func(c *Config) *int { return &c.Ladder.MaxConcurrent }),
 	),
 	section("brake",
@@ -198,12 +211,44 @@ var ruleSchema = []field[Rule]{
 		},
 		text: func(rule *Rule) string { return enumText(rule.Restart) },
 	},
+	section("verdict", responses(func(r *Rule) *Responses { return &r.Verdict })...),
+	section("ladder",
+		steps("", func(r *Rule) *[]Step { return &r.Ladder.Steps }),
+		field[Rule]{
+			key: "scope", expected: scopeExpected,
+			read: func(r *reader, rule *Rule, path string, v *node) {
+				rule.Ladder.Scope = new(Scope)
+				readScope(r, rule.Ladder.Scope, path, v)
+			},
+			text: func(rule *Rule) string {
+				if rule.Ladder.Scope == nil {
+					return ""
+				}
+				return quote(rule.Ladder.Scope.String())
+			},
+		},
+		field[Rule]{
+			key: "shared", expected: booleanExpected,
+			read: func(r *reader, rule *Rule, path string, v *node) {
+				rule.Ladder.Shared = new(bool)
+				readBoolean(r, rule.Ladder.Shared, path, v)
+			},
+			text: func(rule *Rule) string {
+				if rule.Ladder.Shared == nil {
+					return ""
+				}
+				return strconv.FormatBool(*rule.Ladder.Shared)
+			},
+		},
+	),
 }
 
 const (
 	pathExpected     = `an absolute path such as "/run/checkprocd"`
 	modeExpected     = "an octal number such as 0o666, with 0o600 in it and no other bits than 0o666"
-	marginExpected   = `a percentage such as "10%", 0% to 100%`
+	percentExpected  = `a percentage such as "10%", 0% to 100%`
+	booleanExpected  = "true or false"
+	scopeExpected    = `"process" or "cgroup"`
 	socketExpected   = "at most 107 bytes, the limit of a unix socket"
 	groupExpected    = `the name of a group such as "adm", or ""`
 	stepsExpected    = `steps such as [ { signal = "SIGTERM", wait = "5s" } ], 1 to 32 of them`
@@ -228,14 +273,15 @@ func section[T any](key string, fields ...field[T]) field[T] {
 	}
 }
 
-// duration is a length of time; the smallest is 1 ns where only 0 is ruled out. A zero is not written.
+// duration is a length of time; the smallest is 1 ns where only 0 is ruled out. A zero is written only where it can be
+// read.
 func duration[T any](key string, low, high time.Duration, comment string, at func(*T) *time.Duration) field[T] {
 	expected := fmt.Sprintf(`a duration such as "5s", %s to %s`, durationText(low), durationText(high))
 	if low == 1 {
 		expected = fmt.Sprintf(`a duration such as "5s", above 0 and at most %s`, durationText(high))
 	}
 	if low < time.Second {
-		expected = strings.Replace(expected, "5s", "1s", 1)
+		expected = strings.Replace(expected, `"5s"`, `"1s"`, 1)
 	}
 	return field[T]{key: key, expected: expected, comment: comment,
 		read: func(r *reader, to *T, path string, v *node) {
@@ -255,7 +301,7 @@ func duration[T any](key string, low, high time.Duration, comment string, at fun
 			*at(to) = d
 		},
 		text: func(from *T) string {
-			if *at(from) == 0 {
+			if *at(from) == 0 && low > 0 {
 				return ""
 			}
 			return quote(durationText(*at(from)))
@@ -264,16 +310,16 @@ func duration[T any](key string, low, high time.Duration, comment string, at fun
 }
 
 func boolean(key, comment string, at func(*Config) *bool) field[Config] {
-	const expected = "true or false"
-	return field[Config]{key: key, expected: expected, comment: comment,
-		read: func(r *reader, c *Config, path string, v *node) {
-			if v.kind != kindBool {
-				r.fault(v, path, v.describe(), expected)
-				return
-			}
-			*at(c) = v.text == "true"
-		},
+	return field[Config]{key: key, expected: booleanExpected, comment: comment,
+		read: func(r *reader, c *Config, path string, v *node) { readBoolean(r, at(c), path, v) },
 		text: func(c *Config) string { return strconv.FormatBool(*at(c)) },
+	}
+}
+
+func pressure(key, comment string, at func(*Config) *float64) field[Config] {
+	return field[Config]{key: key, expected: percentExpected, comment: comment,
+		read: func(r *reader, c *Config, path string, v *node) { readPercent(r, at(c), "", 100, path, v) },
+		text: func(c *Config) string { return quote(strconv.FormatFloat(*at(c), 'f', -1, 64) + "%") },
 	}
 }
 
@@ -315,6 +361,38 @@ func choice(key string, values []string, comment string, at func(*Config) *strin
 			}
 		},
 		text: func(c *Config) string { return quote(*at(c)) },
+	}
+}
+
+// responses has a field for each verdict, in the order of Responses.
+func responses[T any](at func(*T) *Responses) []field[T] {
+	one := func(key, comment string, of func(*Responses) *Response, allowed ...Response) field[T] {
+		return field[T]{key: key, expected: enumExpected(allowed), comment: comment,
+			read: func(r *reader, to *T, path string, v *node) { readEnum(r, of(at(to)), path, v, allowed...) },
+			text: func(from *T) string { return enumText(*of(at(from))) },
+		}
+	}
+	return []field[T]{
+		one("hung", "nothing excuses the silence", func(r *Responses) *Response { return &r.Hung }, RespondLadder, RespondReport),
+		one("starved", "was given no processor, or the host is under pressure", func(r *Responses) *Response { return &r.Starved }, RespondWait, RespondLadder, RespondReport),
+		one("blocked", "in an uninterruptible sleep (D)", func(r *Responses) *Response { return &r.Blocked }, RespondWait, RespondLadder, RespondReport),
+		one("stopped", "by a signal such as SIGSTOP", func(r *Responses) *Response { return &r.Stopped }, RespondHold, RespondLadder),
+		one("traced", "by a debugger", func(r *Responses) *Response { return &r.Traced }, RespondHold, RespondLadder),
+		one("frozen", "by the freezer of its cgroup", func(r *Responses) *Response { return &r.Frozen }, RespondHold, RespondLadder),
+		one("dumping", "writes a core dump", func(r *Responses) *Response { return &r.Dumping }, RespondHold, RespondLadder),
+	}
+}
+
+// steps is a list of steps; none is not written.
+func steps[T any](comment string, at func(*T) *[]Step) field[T] {
+	return field[T]{key: "steps", expected: stepsExpected, comment: comment,
+		read: func(r *reader, to *T, path string, v *node) { readSteps(r, at(to), path, v) },
+		text: func(from *T) string {
+			if *at(from) == nil {
+				return ""
+			}
+			return stepsText(*at(from))
+		},
 	}
 }
 
@@ -403,24 +481,24 @@ func readMode(r *reader, to *uint32, path string, v *node) {
 	}
 }
 
-func readMargin(r *reader, to *float64, path string, v *node) {
+// readPercent reads the digits with an exponent behind them; whole is what 100% is then.
+func readPercent(r *reader, to *float64, exponent string, whole float64, path string, v *node) {
 	if v.kind != kindString {
-		r.fault(v, path, v.describe(), marginExpected)
+		r.fault(v, path, v.describe(), percentExpected)
 		return
 	}
 	digits, ok := strings.CutSuffix(v.text, "%")
 	if !ok || digits == "" || strings.Trim(digits, "0123456789.") != "" {
-		r.fault(v, path, clip(v.text)+" is no percentage", marginExpected)
+		r.fault(v, path, clip(v.text)+" is no percentage", percentExpected)
 		return
 	}
-	// The decimal point is moved in the text: a division would make 7% of 0.07000000000000001.
-	f, err := strconv.ParseFloat(digits+"e-2", 64)
+	f, err := strconv.ParseFloat(digits+exponent, 64)
 	if err != nil {
-		r.fault(v, path, clip(v.text)+" is no percentage", marginExpected)
+		r.fault(v, path, clip(v.text)+" is no percentage", percentExpected)
 		return
 	}
-	if f > 1 {
-		r.fault(v, path, clip(v.text)+" is out of range", marginExpected)
+	if f > whole {
+		r.fault(v, path, clip(v.text)+" is out of range", percentExpected)
 		return
 	}
 	*to = f
@@ -439,11 +517,30 @@ func readFraction(r *reader, to *float64, path string, v *node) {
 	*to = f
 }
 
-// readEnum takes the value whose name the node holds.
-func readEnum[E fmt.Stringer](r *reader, to *E, path string, v *node, values ...E) {
+func readBoolean(r *reader, to *bool, path string, v *node) {
+	if v.kind != kindBool {
+		r.fault(v, path, v.describe(), booleanExpected)
+		return
+	}
+	*to = v.text == "true"
+}
+
+func readScope(r *reader, to *Scope, path string, v *node) {
+	readEnum(r, to, path, v, ScopeProcess, ScopeCgroup)
+}
+
+// enumExpected lists the names of values for a message.
+func enumExpected[E fmt.Stringer](values []E) string {
 	list := make([]string, len(values))
 	for i, e := range values {
 		list[i] = quote(e.String())
+	}
+	return strings.Join(list, " or ")
+}
+
+// readEnum takes the value whose name the node holds.
+func readEnum[E fmt.Stringer](r *reader, to *E, path string, v *node, values ...E) {
+	for _, e := range values {
 		if v.kind == kindString && v.text == e.String() {
 			*to = e
 			return
@@ -453,10 +550,10 @@ func readEnum[E fmt.Stringer](r *reader, to *E, path string, v *node, values ...
 	if v.kind == kindString {
 		problem = clip(v.text) + " is not known"
 	}
-	r.fault(v, path, problem, strings.Join(list, " or "))
+	r.fault(v, path, problem, enumExpected(values))
 }
 
-func readSteps(r *reader, c *Config, path string, v *node) {
+func readSteps(r *reader, to *[]Step, path string, v *node) {
 	switch {
 	case v.kind != kindArray:
 		r.fault(v, path, v.describe(), stepsExpected)
@@ -482,7 +579,7 @@ func readSteps(r *reader, c *Config, path string, v *node) {
 			}
 		}
 	}
-	c.Ladder.Steps = steps
+	*to = steps
 }
 
 // readRules appends: the rules of a later file come after those of an earlier one.

@@ -106,7 +106,7 @@ func durationText(d time.Duration) string {
 	return s
 }
 
-// percent moves the decimal point in the text, as readMargin does.
+// percent moves the decimal point in the text, as the reader does.
 func percent(f float64) string {
 	whole, part, _ := strings.Cut(strconv.FormatFloat(f, 'f', -1, 64), ".")
 	for len(part) < 2 {

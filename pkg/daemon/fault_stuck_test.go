@@ -25,6 +25,9 @@ type stuckFS struct {
 
 func stuck(t *testing.T) stuckFS {
 	t.Helper()
+	if _, err := os.Stat("/dev/fuse"); err != nil {
+		nstest.Unavailable(t, fmt.Sprintf("no file system of the test's own: %v", err))
+	}
 	dir := t.TempDir()
 	t.Cleanup(func() { // after the server's end, when nobody waits in it any more
 		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {

@@ -95,7 +95,7 @@ func TestDescriptionIsTheGoTypes(t *testing.T) {
 	want := map[string]string{
 		"type Mode":       enum(ModeActing, ModeObserving, ModeReportOnly),
 		"type TableState": enum(TableAttached, TableMissing, TableRefused),
-		"type TargetState": enum(StateForming, StateGuarded, StateLate, StateHeld, StateLadder, StateEnded, StateIgnored,
+		"type TargetState": enum(StateForming, StateGuarded, StateLate, StateHeld, StateWaiting, StateLadder, StateEnded, StateIgnored,
 			StateUnverified, StateRefused, StateForeign, StateUnguarded, StateStale),
 		"type Severity":    enum(SeverityOK, SeverityNote, SeverityWarning, SeverityError),
 		"method GetStatus": "() -> " + fields(t, statusReply{}),

@@ -10,7 +10,7 @@ var (
 	// ErrNotAllowed: the caller's credentials do not suffice (io.checkproc.NotAllowed).
 	ErrNotAllowed = errors.New("not allowed")
 	// ErrNoTarget: the order names what is not there (io.checkproc.NoTarget).
-	ErrNoTarget = errors.New("no such target")
+	ErrNoTarget = errors.New("not there")
 	// ErrBusy: the daemon has too many connections, or such a request is under way already (io.checkproc.Busy).
 	ErrBusy = errors.New("checkprocd is busy")
 )

@@ -14,8 +14,8 @@ import (
 const envClient = "CONTROL_TEST_CLIENT"
 
 type clientView struct {
-	Targets             []Target
-	List, Check, Reload string // errors
+	Targets                   []Target
+	List, Check, Reload, Hold string // errors
 }
 
 func TestMain(m *testing.M) {
@@ -46,5 +46,7 @@ func runClient(path string) {
 	v.Check = text(err)
 	_, err = c.Reload(ctx)
 	v.Reload = text(err)
+	_, err = c.Hold(ctx, HoldRequest{All: true, ForUsec: MinHold.Microseconds()})
+	v.Hold = text(err)
 	_ = json.NewEncoder(os.Stdout).Encode(v)
 }

@@ -63,6 +63,9 @@ func (f *fake) Reload(context.Context, Caller) (ReloadResult, error) {
 
 func (f *fake) Hold(_ context.Context, c Caller, r HoldRequest) (Hold, error) {
 	f.ordered(c, r)
+	if r.PID == 404 {
+		return Hold{}, fmt.Errorf("%w: pid 404", ErrNoTarget)
+	}
 	return f.hold, f.err
 }
 func (f *fake) Release(_ context.Context, c Caller, s Selector) (int, error) {
@@ -225,6 +228,11 @@ func TestHandlerErrorsReachTheClient(t *testing.T) {
 		}, "configuration rejected, the running one stays in force\n/etc/checkprocd/checkprocd.toml:3:1: interval: is 1h (expected 50ms to 10s)"},
 		{fmt.Errorf("%w: only at night", ErrNotAllowed), func(err error) bool { return errors.Is(err, ErrNotAllowed) }, "not allowed: only at night"},
 		{ErrNotAllowed, func(err error) bool { return errors.Is(err, ErrNotAllowed) }, "not allowed"},
+		{fmt.Errorf("%w: pid 7 is no target", ErrNoTarget), func(err error) bool { return errors.Is(err, ErrNoTarget) }, "not there: pid 7 is no target"},
+		{fmt.Errorf("hold: %w", &InvalidError{"name"}), func(err error) bool {
+			var r *RemoteError
+			return errors.As(err, &r) && r.Name == errInvalidParameter
+		}, `checkprocd: org.varlink.service.InvalidParameter: {"parameter":"name"}`},
 		{ErrBusy, func(err error) bool { return errors.Is(err, ErrBusy) }, "checkprocd is busy"},
 		{errors.New("no table"), func(err error) bool {
 			var r *RemoteError
@@ -246,6 +254,11 @@ func TestWire(t *testing.T) {
 		{"null parameters", `{"method":"io.checkproc.List","parameters":null}`, `{"parameters":{"targets":[]}}`},
 		{"empty parameters", `{"method":"io.checkproc.List","parameters":{}}`, `{"parameters":{"targets":[]}}`},
 		{"more", `{"method":"io.checkproc.Check","more":true}`, `{"parameters":{"findings":[]}}`},
+		{"no advice", `{"method":"io.checkproc.Advise"}`, `{"parameters":{"advice":[]}}`},
+		{"a hold", `{"method":"io.checkproc.Hold","parameters":{"pid":7,"for_usec":1000000}}`,
+			`{"parameters":{"hold":{"pid":0,"name":"","all":false,"left_usec":0,"reason":"","by":"","targets":0}}}`},
+		{"nobody is there", `{"method":"io.checkproc.Hold","parameters":{"pid":404,"for_usec":1000000}}`,
+			`{"error":"io.checkproc.NoTarget","parameters":{"message":"not there: pid 404"}}`},
 		{"nothing is null", `{"method":"io.checkproc.Reload"}`, `{"parameters":{"changed":[],"needs_restart":[]}}`},
 		{"unknown interface", `{"method":"io.other.List"}`,
 			`{"error":"org.varlink.service.InterfaceNotFound","parameters":{"interface":"io.other"}}`},
@@ -275,6 +288,100 @@ func TestWire(t *testing.T) {
 				t.Errorf("the next call on the connection: %s", got)
 			}
 		})
+	}
+}
+
+func TestOrders(t *testing.T) {
+	h := &fake{
+		hold:   Hold{Name: "ftp*", LeftUsec: 1_800_000_000, Reason: "debugged", By: "uid 0 (root, pid 7)", Targets: 3},
+		count:  4,
+		advice: []Advice{{Name: "ftpd", Targets: 3, Beats: 500, P50Usec: 1, P99Usec: 2, P999Usec: 3, MaxUsec: 4, TimeoutUsec: 5, WantsUsec: 6, Verdict: "raise"}},
+	}
+	c := dial(t, serve(t, h, nil))
+	ctx := t.Context()
+	request := HoldRequest{Name: "ftp*", ForUsec: 1_800_000_000, Reason: "\x1b[2J\n文件"}
+	hold, err := c.Hold(ctx, request)
+	if err != nil || hold != h.hold {
+		t.Errorf("Hold: %+v, %v", hold, err)
+	}
+	if n, err := c.Release(ctx, Selector{Name: "ftp*"}); err != nil || n != 4 {
+		t.Errorf("Release: %d, %v", n, err)
+	}
+	if n, err := c.Brake(ctx, BrakeStop); err != nil || n != 4 {
+		t.Errorf("Brake: %d, %v", n, err)
+	}
+	advice, err := c.Advise(ctx)
+	if diff := cmp.Diff(h.advice, advice); err != nil || diff != "" {
+		t.Errorf("Advise: %v\n%s", err, diff)
+	}
+	if diff := cmp.Diff([]any{request, Selector{Name: "ftp*"}, BrakeStop}, h.orders); diff != "" {
+		t.Errorf("handed on (-said +handed):\n%s", diff)
+	}
+}
+
+// An order that is not to be understood, or out of bounds, does not reach the handler.
+func TestOrdersAreBounded(t *testing.T) {
+	day := (24 * time.Hour).Microseconds()
+	hold := func(parameters string) string { return `"method":"io.checkproc.Hold","parameters":` + parameters }
+	release := func(parameters string) string { return `"method":"io.checkproc.Release","parameters":` + parameters }
+	for _, tt := range []struct {
+		send    string
+		invalid string
+		handed  any // where it is valid
+	}{
+		{hold(`{"pid":7,"for_usec":1000000}`), "", HoldRequest{PID: 7, ForUsec: 1_000_000}},
+		{hold(fmt.Sprintf(`{"name":"f?p*","for_usec":%d,"reason":"x","pid":null,"all":false}`, 7*day)), "", HoldRequest{Name: "f?p*", ForUsec: 7 * day, Reason: "x"}},
+		{hold(`{"name":"` + strings.Repeat("x", 200) + `","for_usec":1000000}`), "", HoldRequest{Name: strings.Repeat("x", 200), ForUsec: 1_000_000}},
+		{hold(`{"all":true,"for_usec":999999}`), "for_usec", nil},
+		{hold(fmt.Sprintf(`{"all":true,"for_usec":%d}`, 7*day+1)), "for_usec", nil},
+		{hold(`{"all":true,"for_usec":-1}`), "for_usec", nil},
+		{hold(`{"all":true,"for_usec":9223372036854775808}`), "for_usec", nil},
+		{hold(`{"all":true,"for_usec":1000000.5}`), "for_usec", nil},
+		{hold(`{"all":true,"for_usec":"1s"}`), "for_usec", nil},
+		{hold(`{"all":true,"for_usec":null}`), "for_usec", nil},
+		{hold(`{"all":true}`), "for_usec", nil},
+		{hold(`{"for_usec":1000000}`), "pid, name, all", nil},
+		{hold(`{"all":false,"pid":0,"name":"","for_usec":1000000}`), "pid, name, all", nil},
+		{hold(`{"all":true,"pid":7,"for_usec":1000000}`), "pid, name, all", nil},
+		{hold(`{"name":"x","pid":7,"for_usec":1000000}`), "pid, name, all", nil},
+		{hold(`{"pid":-7,"for_usec":1000000}`), "pid", nil},
+		{hold(`{"pid":2147483648,"for_usec":1000000}`), "pid", nil},
+		{hold(`{"pid":"7","for_usec":1000000}`), "pid", nil},
+		{hold(`{"name":"` + strings.Repeat("x", 201) + `","for_usec":1000000}`), "name", nil},
+		{hold(`{"name":"a\nb","for_usec":1000000}`), "name", nil},
+		{hold(`{"name":"\u001b[2J","for_usec":1000000}`), "name", nil},
+		{hold(`{"name":"\ud800","for_usec":1000000}`), "name", nil},
+		{hold(`{"name":["x"],"for_usec":1000000}`), "name", nil},
+		{hold(`{"all":1,"for_usec":1000000}`), "all", nil},
+		{hold(`{"all":true,"for_usec":1000000,"reason":5}`), "reason", nil},
+		{hold(`{"all":true,"for_usec":1000000,"By":"root"}`), "By", nil},
+		{hold(`{"All":true,"for_usec":1000000}`), "All", nil},
+		{`"method":"io.checkproc.Hold"`, "for_usec", nil},
+		{release(`{"all":true}`), "", Selector{All: true}},
+		{release(`{"name":"*"}`), "", Selector{Name: "*"}},
+		{release(`{}`), "pid, name, all", nil},
+		{release(`null`), "pid, name, all", nil},
+		{release(`{"all":true,"name":"x"}`), "pid, name, all", nil},
+		{release(`{"pid":-1}`), "pid", nil},
+		{release(`{"name":"\u202e"}`), "name", nil},
+		{release(`{"all":true,"for_usec":1}`), "for_usec", nil},
+		{`"method":"io.checkproc.Brake","parameters":{"order":"stop"}`, "", BrakeStop},
+		{`"method":"io.checkproc.Brake","parameters":{"order":"halt"}`, "order", nil},
+		{`"method":"io.checkproc.Brake","parameters":{"order":1}`, "order", nil},
+		{`"method":"io.checkproc.Brake"`, "order", nil},
+		{`"method":"io.checkproc.Advise","parameters":{"name":"x"}`, "name", nil},
+	} {
+		h := &fake{}
+		s := &Server{config: ServerConfig{Handler: h}, limits: defaultLimits(), roles: newRoles(0, "", "")}
+		r, _, last := s.handle(t.Context(), Caller{UID: 0}, []byte("{"+tt.send+"}"))
+		switch {
+		case tt.invalid != "" && (!cmp.Equal(r, invalid(tt.invalid)) || h.orders != nil):
+			t.Errorf("%.80s: %+v, handed on %+v", tt.send, r, h.orders)
+		case tt.invalid == "" && (r.Error != "" || !cmp.Equal(h.orders, []any{tt.handed})):
+			t.Errorf("%.80s: %+v, handed on %+v", tt.send, r, h.orders)
+		case last:
+			t.Errorf("%.80s ends the connection", tt.send)
+		}
 	}
 }
 
@@ -395,12 +502,32 @@ func TestRolesDecide(t *testing.T) {
 			if !ok && !cmp.Equal(r, reply{errNotAllowed, reasonParameters{"it takes root or a member of group steer"}}) {
 				t.Errorf("Reload: %+v", r)
 			}
-			r, ok = do("Check")
-			if ok != tt.check {
-				t.Errorf("Check: %+v", r)
+			for _, method := range []string{"Check", "Advise"} {
+				r, ok = do(method)
+				if ok != tt.check {
+					t.Errorf("%s: %+v", method, r)
+				}
+				if !ok && !cmp.Equal(r, reply{errNotAllowed, reasonParameters{"it takes root or a member of group steer or a member of group adm"}}) {
+					t.Errorf("%s: %+v", method, r)
+				}
 			}
-			if !ok && !cmp.Equal(r, reply{errNotAllowed, reasonParameters{"it takes root or a member of group steer or a member of group adm"}}) {
-				t.Errorf("Check: %+v", r)
+			for _, order := range []struct {
+				method, parameters string
+				handed             any
+			}{
+				{"Hold", `{"all":true,"for_usec":5000000}`, HoldRequest{All: true, ForUsec: 5_000_000}},
+				{"Release", `{"pid":7}`, Selector{PID: 7}},
+				{"Brake", `{"order":"go"}`, BrakeGo},
+			} {
+				h.orders, h.by = nil, nil
+				r, _, _ := s.handle(t.Context(), tt.caller, []byte(`{"method":"io.checkproc.`+order.method+`","parameters":`+order.parameters+`}`))
+				if tt.reload { // the same callers may steer
+					if r.Error != "" || !cmp.Equal(h.orders, []any{order.handed}) || !slices.Equal(h.by, []uint32{tt.caller.UID}) {
+						t.Errorf("%s: %+v, handed on %+v of %v", order.method, r, h.orders, h.by)
+					}
+				} else if h.orders != nil || !cmp.Equal(r, reply{errNotAllowed, reasonParameters{"it takes root or a member of group steer"}}) {
+					t.Errorf("%s: %+v, handed on %+v", order.method, r, h.orders)
+				}
 			}
 		})
 	}
@@ -510,7 +637,7 @@ func TestPeerCredentials(t *testing.T) {
 			for _, target := range v.Targets {
 				pids = append(pids, target.PID)
 			}
-			if !slices.Equal(pids, tt.pids) || v.List != "" || v.Check != tt.check || v.Reload != tt.reload {
+			if !slices.Equal(pids, tt.pids) || v.List != "" || v.Check != tt.check || v.Reload != tt.reload || v.Hold != tt.reload {
 				t.Errorf("got %+v", v)
 			}
 		})

@@ -34,6 +34,7 @@ const (
 	StateGuarded    TargetState = "guarded"    // beats, or its deadline is to come
 	StateLate       TargetState = "late"       // silent for its timeout and margin, the verdict is not final
 	StateHeld       TargetState = "held"       // late and stopped, traced, frozen, dumping, or held by the brake
+	StateWaiting    TargetState = "waiting"    // late and starved or blocked: given one more timeout
 	StateLadder     TargetState = "ladder"     // condemned, its ladder is under way
 	StateEnded      TargetState = "ended"      // has exited, its record is about to go
 	StateIgnored    TargetState = "ignored"    // timeout 0 or less: watched for its exit only
@@ -179,6 +180,9 @@ type ReloadResult struct {
 	Changed      []string `json:"changed"`       // keys that are in force now
 	NeedsRestart []string `json:"needs_restart"` // keys that differ and take a restart of the daemon
 }
+
+// AdviceBeats is how many beats an advice takes.
+const AdviceBeats = 100
 
 // Bounds of an order to hold.
 const (

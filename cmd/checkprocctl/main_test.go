@@ -31,7 +31,7 @@ type scenario struct {
 	Faults   []control.Fault
 	Advice   []control.Advice
 	Held     int    // targets that an order of any kind is about
-	Error    string // "busy", "not allowed", or the text of any other; for each method
+	Error    string // "busy", "not allowed", "not there", or the text of any other; for each method but Status
 }
 
 func (s *scenario) fail() error {
@@ -42,6 +42,8 @@ func (s *scenario) fail() error {
 		return control.ErrBusy
 	case "not allowed":
 		return fmt.Errorf("%w: it takes root", control.ErrNotAllowed)
+	case "not there":
+		return fmt.Errorf("%w: pid 7 is no target", control.ErrNoTarget)
 	}
 	return errors.New(s.Error)
 }
@@ -50,7 +52,7 @@ func (s *scenario) fail() error {
 type handler struct{ *scenario }
 
 func (h handler) Status(context.Context, control.Caller) (control.Status, error) {
-	return h.scenario.Status, h.fail()
+	return h.scenario.Status, nil
 }
 func (h handler) List(context.Context, control.Caller) ([]control.Target, error) {
 	return h.Targets, h.fail()
@@ -69,18 +71,35 @@ func (h handler) Reload(context.Context, control.Caller) (control.ReloadResult, 
 }
 
 func (h handler) Hold(_ context.Context, c control.Caller, r control.HoldRequest) (control.Hold, error) {
+	ordered("hold", r)
 	hold := control.Hold{PID: r.PID, Name: r.Name, All: r.All, LeftUsec: r.ForUsec, Reason: r.Reason, By: fmt.Sprintf("uid %d", c.UID),
 		Targets: h.Held}
 	return hold, h.fail()
 }
 func (h handler) Release(_ context.Context, _ control.Caller, s control.Selector) (int, error) {
-	return h.Held, h.fail()
+	ordered("release", s)
+	return 1, h.fail()
 }
-func (h handler) Brake(context.Context, control.Caller, control.BrakeOrder) (int, error) {
+func (h handler) Brake(_ context.Context, _ control.Caller, order control.BrakeOrder) (int, error) {
+	ordered("brake", order)
 	return h.Held, h.fail()
 }
 func (h handler) Advise(context.Context, control.Caller) ([]control.Advice, error) {
 	return h.Advice, h.fail()
+}
+
+// ordered appends a line to the file "orders".
+func ordered(what string, order any) {
+	f, err := os.OpenFile("orders", os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+	if err == nil {
+		var text []byte
+		text, err = json.Marshal(order)
+		fmt.Fprintf(f, "%s %s\n", what, text)
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		panic(err)
+	}
 }
 
 // fakeprocd SOCKET SCENARIO.json serves until it is interrupted.

@@ -161,6 +161,7 @@ func (p *printer) status(s control.Status) {
 	p.field("targets", "%s", p.targets(s.Targets))
 	p.field("so far", "%s", counters(s.Counters))
 	p.line("")
+	p.holds(s.Holds)
 	p.tables(s.Tables)
 	p.features(s.Features)
 }
@@ -202,7 +203,8 @@ func counters(c control.Counters) string {
 	out := plainPrinter.parts([]part{
 		{c.Exits, "exits", plain}, {c.Cleared, "records cleared", plain}, {c.Condemned, "condemned", plain},
 		{c.Signalled, "signals", plain}, {c.Killed, "ended", plain}, {c.Recovered, "recovered", plain},
-		{c.Unkillable, "unkillable", plain}, {c.Gaps, "gaps", plain}, {c.DroppedLogRecords, "log records dropped", plain},
+		{c.Unkillable, "unkillable", plain}, {c.Waited, "given one more timeout", plain}, {c.Would, "would have been condemned", plain},
+		{c.Gaps, "gaps", plain}, {c.DroppedLogRecords, "log records dropped", plain},
 	})
 	if out == "" {
 		return "nothing has happened"
@@ -250,7 +252,7 @@ func (p *printer) features(features []control.Feature) {
 var stateColours = map[control.TargetState]colour{
 	control.StateGuarded: green, control.StateForming: cyan, control.StateLate: yellow, control.StateHeld: yellow,
 	control.StateLadder: red, control.StateUnverified: yellow, control.StateRefused: yellow, control.StateForeign: yellow,
-	control.StateUnguarded: red, control.StateStale: yellow, control.StateIgnored: cyan,
+	control.StateWaiting: yellow, control.StateUnguarded: red, control.StateStale: yellow, control.StateIgnored: cyan,
 }
 
 func (p *printer) list(targets []control.Target) {
@@ -278,10 +280,10 @@ func (p *printer) list(targets []control.Target) {
 		rows = append(rows, []cell{
 			{text: strconv.Itoa(int(t.PID))}, text(t.Name), {text: clean(string(t.State)), colour: stateColours[t.State]},
 			{text: span(t.TimeoutUsec)}, {text: span(t.SilenceUsec)}, deadline, {text: span(t.RegisteredUsec)},
-			{text: slots}, text(names[t.UID]), text(t.Unit), text(t.Verdict), text(t.Reason),
+			{text: slots}, text(names[t.UID]), text(t.Unit), text(t.Verdict), text(t.Reason), {clean(t.Hold), yellow},
 		})
 	}
-	p.table([]string{"PID", "NAME", "STATE", "TIMEOUT", "SILENCE", "DEADLINE", "SEEN FOR", "SLOT", "USER", "UNIT", "VERDICT", "REASON"},
+	p.table([]string{"PID", "NAME", "STATE", "TIMEOUT", "SILENCE", "DEADLINE", "SEEN FOR", "SLOT", "USER", "UNIT", "VERDICT", "REASON", "HOLD"},
 		[]string{"PID", "TIMEOUT", "SILENCE", "DEADLINE", "SLOT"}, rows)
 }
 

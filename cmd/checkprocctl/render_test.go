@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
@@ -24,6 +25,26 @@ func TestSpan(t *testing.T) {
 	} {
 		if got := span(usec); got != want {
 			t.Errorf("%d: %q, want %q", usec, got, want)
+		}
+	}
+}
+
+// What --for reads, and that it shows its default in the same way.
+func TestLasting(t *testing.T) {
+	for text, want := range map[string]time.Duration{
+		"1s": time.Second, "90s": 90 * time.Second, "30m": 30 * time.Minute, "1h30m": 90 * time.Minute, "2h": 2 * time.Hour, "7d": 7 * 24 * time.Hour,
+		"168h": 7 * 24 * time.Hour, "0": 0, "0d": 0, "": 0, "d": 0, "-1s": 0, "-1d": 0, "999ms": 0, "168h0m1s": 0, "8d": 0, "18446744073709551615d": 0,
+		"65535d": 0, "1.5d": 0, "1d12h": 0, "30": 0, "1 m": 0, "2h\n": 0,
+	} {
+		var l lasting
+		if err := l.Set(text); (err == nil) != (want > 0) || time.Duration(l) != want {
+			t.Errorf("%q: %v, %v, want %v", text, time.Duration(l), err, want)
+		}
+		if want > 0 {
+			var again lasting
+			if err := again.Set(l.String()); err != nil || again != l {
+				t.Errorf("%v shows as %q", want, l.String())
+			}
 		}
 	}
 }
@@ -161,12 +182,14 @@ func FuzzRender(f *testing.F) {
 	f.Add("\x1b[2J", "\r\n\x9b\u202e")
 	f.Fuzz(func(t *testing.T, a, b string) {
 		got := render(false, func(p *printer) {
-			p.list([]control.Target{{Name: a, Unit: b, State: control.TargetState(a), Verdict: b, Reason: a}})
+			p.list([]control.Target{{Name: a, Unit: b, State: control.TargetState(a), Verdict: b, Reason: a, Hold: b}})
 			p.findings([]control.Finding{{ID: a, Severity: control.Severity(b), Subject: a, Message: b, Advice: a}})
 			p.reload(control.ReloadResult{Changed: []string{a}, NeedsRestart: []string{b}})
 			p.status(control.Status{Version: a, Mode: control.Mode(b), ModeReason: a, ConfigFiles: []string{b},
 				Tables: []control.Table{{State: control.TableState(a), Problem: b}}, Features: []control.Feature{{Name: a, Since: b, Error: a + "!"}},
-				Registry: control.Registry{Path: a, Error: b}})
+				Registry: control.Registry{Path: a, Error: b}, Holds: []control.Hold{{Name: a, Reason: b, By: a}, {PID: 1, Reason: a, By: b}}})
+			p.held(control.Hold{Name: a, Reason: b, By: a})
+			p.advice([]control.Advice{{Name: a, Verdict: b}, {Name: b, Verdict: "raise"}})
 		})
 		if i := strings.IndexFunc(got, func(r rune) bool { return r != '\n' && (r < ' ' || r >= 0x7f && r < 0xa0 || r == 0x202e) }); i >= 0 {
 			t.Fatalf("%q", got[i:])

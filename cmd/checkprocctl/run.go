@@ -83,6 +83,9 @@ func exitStatus(err error) int {
 	return exitFound
 }
 
+// action is what a command does with its arguments.
+type action func(ctx context.Context, args []string) error
+
 func (a *app) command() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "checkprocctl",
@@ -98,26 +101,27 @@ func (a *app) command() *cobra.Command {
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 
-	add := func(use, short string, do func(ctx context.Context) error) *cobra.Command {
+	add := func(use, short string, args cobra.PositionalArgs, do action) *cobra.Command {
 		c := &cobra.Command{
-			Use: use, Short: short, Args: noArgs,
+			Use: use, Short: short, Args: args,
 			ValidArgsFunction: cobra.NoFileCompletions,
-			RunE: func(c *cobra.Command, _ []string) error {
+			RunE: func(c *cobra.Command, args []string) error {
 				ctx, cancel := context.WithTimeout(c.Context(), answerTime)
 				defer cancel()
-				return do(ctx)
+				return do(ctx, args)
 			},
 		}
 		root.AddCommand(c)
 		return c
 	}
-	add("status", "How the guard is, what it guards, and what it cannot do here", a.status)
-	add("list", "The guarded processes", a.list)
-	add("check", "Examine table, semaphore and programs; works without the daemon too", a.check)
-	reload := add("reload", "Have the guard read its configuration anew", a.reload)
+	add("status", "How the guard is, what it guards, and what it cannot do here", noArgs, a.status)
+	add("list", "The guarded processes", noArgs, a.list)
+	add("check", "Examine table, semaphore and programs; works without the daemon too", noArgs, a.check)
+	reload := add("reload", "Have the guard read its configuration anew", noArgs, a.reload)
 	// A reload that does not wait could not say that it was refused.
 	reload.Flags().Bool("wait", true, "wait until it is in force or rejected, and say which; it always does")
-	add("version", "The version of this program", a.version)
+	a.orders(add)
+	add("version", "The version of this program", noArgs, a.version)
 	return root
 }
 
@@ -175,7 +179,7 @@ func (a *app) note(format string, args ...any) {
 	fmt.Fprintf(a.err, "checkprocctl: "+format+"\n", args...)
 }
 
-func (a *app) status(ctx context.Context) error {
+func (a *app) status(ctx context.Context, _ []string) error {
 	c, err := a.dial()
 	if err != nil {
 		return err
@@ -188,7 +192,7 @@ func (a *app) status(ctx context.Context) error {
 	return a.print(status, func(p *printer) { p.status(status) })
 }
 
-func (a *app) list(ctx context.Context) error {
+func (a *app) list(ctx context.Context, _ []string) error {
 	c, err := a.dial()
 	if err != nil {
 		return err
@@ -207,7 +211,7 @@ func (a *app) list(ctx context.Context) error {
 	return nil
 }
 
-func (a *app) check(ctx context.Context) error {
+func (a *app) check(ctx context.Context, _ []string) error {
 	findings, err := a.findings(ctx)
 	if err != nil {
 		return err
@@ -244,7 +248,7 @@ func (a *app) findings(ctx context.Context) ([]control.Finding, error) {
 	return doctor.Examine(ctx, doctor.Options{Key: conf.CPActive.Key, SemKey: conf.CPActive.SemKey, Records: conf.CPActive.Records})
 }
 
-func (a *app) reload(ctx context.Context) error {
+func (a *app) reload(ctx context.Context, _ []string) error {
 	c, err := a.dial()
 	if err != nil {
 		return err
@@ -266,7 +270,7 @@ func (a *app) reload(ctx context.Context) error {
 	return a.print(result, func(p *printer) { p.reload(result) })
 }
 
-func (a *app) version(context.Context) error {
+func (a *app) version(context.Context, []string) error {
 	v := version
 	if v == "" {
 		v = "unknown"

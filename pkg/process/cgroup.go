@@ -50,7 +50,7 @@ func parseCgroupLine(line []byte) (hierarchy, []byte) {
 }
 
 // parseMounts finds the cgroup mounts in /proc/self/mountinfo (proc(5)). Of several it takes the one that shows most.
-func parseMounts(info string) (v2, freezer mount) {
+func parseMounts(info string) (v2, freezer, systemd mount) {
 	for line := range strings.Lines(info) {
 		left, right, ok := strings.Cut(line, " - ")
 		if !ok {
@@ -65,10 +65,16 @@ func parseMounts(info string) (v2, freezer mount) {
 		switch r[0] {
 		case "cgroup2":
 		case "cgroup":
-			if len(r) < 3 || !hasOption(r[2], "freezer") {
+			switch {
+			case len(r) < 3:
+				continue
+			case hasOption(r[2], "freezer"):
+				to = &freezer
+			case hasOption(r[2], "name=systemd"):
+				to = &systemd
+			default:
 				continue
 			}
-			to = &freezer
 		default:
 			continue
 		}
@@ -76,7 +82,7 @@ func parseMounts(info string) (v2, freezer mount) {
 			*to = m
 		}
 	}
-	return v2, freezer
+	return v2, freezer, systemd
 }
 
 func hasOption(options, name string) bool {
@@ -105,6 +111,35 @@ func unescapeMount(s string) string {
 		b.WriteByte(s[i])
 	}
 	return b.String()
+}
+
+// membership is where a process is in the hierarchies that matter; "" where it is in none.
+type membership struct{ v2, systemd, freezer string }
+
+// path is the one of Facts.Cgroup, in the hierarchy that systemd uses: v2, or name=systemd where v2 only stands beside
+// v1.
+func (m membership) path() string {
+	if len(m.systemd) > 1 || m.v2 == "" {
+		return m.systemd
+	}
+	return m.v2
+}
+
+// readMembership reads an open /proc/PID/cgroup.
+func readMembership(fd int) (membership, error) {
+	var m membership
+	l := lines{fd: fd}
+	for line := l.next(); line != nil; line = l.next() {
+		switch h, path := parseCgroupLine(line); h {
+		case hierarchyV2:
+			m.v2 = string(path)
+		case hierarchySystemd:
+			m.systemd = string(path)
+		case hierarchyFreezer:
+			m.freezer = string(path)
+		}
+	}
+	return m, l.err
 }
 
 // file writes the path of a file of a cgroup into buf, with NUL; nil when the cgroup cannot be seen under the mount:

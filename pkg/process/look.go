@@ -10,6 +10,11 @@ import (
 // userHZ is the unit of times in /proc: 100 ticks a second on amd64 and arm64, whatever the kernel's own HZ.
 const userHZ = 100
 
+// ticks converts clock ticks; what no clock can have counted (beyond 292 years) becomes the longest time.
+func ticks(n uint64) time.Duration {
+	return time.Duration(min(n, (1<<63-1)/uint64(time.Second/userHZ))) * (time.Second / userHZ)
+}
+
 // Look is evidence about a process that is alive.
 type Look struct {
 	State           byte          // of the leader, a letter of proc(5); Z while only other threads live
@@ -17,10 +22,11 @@ type Look struct {
 	TracerPID       int32         // id of the tracing thread, 0: not traced
 	Frozen, Dumping bool          // by its cgroup, or about to be; writing a core
 	CPU             time.Duration // user and system time of all threads, in steps of 10 ms
+	RunWait         time.Duration // the leader stood in a run queue; a wait counts when it is over
 	Threads         int
 }
 
-// Look reads stat, status, cgroup and the freezer's files: none of them waits for the process. It does not allocate.
+// Look reads stat, schedstat, status, cgroup and the freezer's files: none of them waits for the process. It does not allocate.
 // Error: ErrGone when the process has ended, ErrClosed, or the errno.
 func (p *Process) Look() (Look, error) {
 	p.mu.RLock()
@@ -45,6 +51,10 @@ func (s *system) look(pid int32) (Look, error) {
 	if err != nil {
 		return Look{}, err
 	}
+	_, wait, err := s.schedstat(pid)
+	if err != nil {
+		return Look{}, err
+	}
 	status, err := s.status(pid)
 	if err != nil {
 		return Look{}, err
@@ -60,7 +70,8 @@ func (s *system) look(pid int32) (Look, error) {
 		TracerPID: status.tracer,
 		Frozen:    frozen,
 		Dumping:   status.dumping,
-		CPU:       time.Duration(st.cpu) * (time.Second / userHZ),
+		CPU:       ticks(st.cpu),
+		RunWait:   wait,
 		Threads:   st.threads,
 	}, nil
 }

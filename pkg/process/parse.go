@@ -3,6 +3,7 @@ package process
 import (
 	"bytes"
 	"errors"
+	"time"
 )
 
 // pfKthread is PF_KTHREAD of linux/sched.h, in the flags of /proc/PID/stat.
@@ -94,6 +95,7 @@ type status struct {
 	tgid, tracer int32
 	euid         uint32
 	dumping      bool
+	rss, swap    int64 // bytes; 0 for a thread that has given its memory back
 	seen         uint8
 }
 
@@ -135,9 +137,36 @@ func (s *status) parseLine(line []byte) {
 		if n, ok := number(word); ok && n >= 0 && n <= 1<<32-1 {
 			s.euid, s.seen = uint32(n), s.seen|seenUID
 		}
-	case "CoreDumping":
+	case "VmRSS":
+		s.rss = kilobytes(value)
+	case "VmSwap":
+		s.swap = kilobytes(value)
+	case "CoreDumping": // after the figures of memory
 		s.dumping, s.seen = string(value) == "1", s.seen|seenDumping
 	}
+}
+
+// kilobytes parses "   2000 kB" into bytes.
+func kilobytes(b []byte) int64 {
+	word, _ := cutWord(b)
+	n, ok := number(word)
+	if !ok || n < 0 || n > (1<<63-1)/1024 {
+		return 0
+	}
+	return n * 1024
+}
+
+// parseSchedstat parses "RUN WAIT SLICES" (Linux Documentation/scheduler/sched-stats.rst): nanoseconds on a processor
+// and in a run queue.
+func parseSchedstat(b []byte) (run, wait time.Duration, err error) {
+	first, rest := cutWord(b)
+	second, _ := cutWord(rest)
+	r, ok1 := number(first)
+	w, ok2 := number(second)
+	if !ok1 || !ok2 || r < 0 || w < 0 {
+		return 0, 0, errors.New("malformed schedstat")
+	}
+	return time.Duration(r), time.Duration(w), nil
 }
 
 // cutWord splits off the first word; words are separated by spaces or tabs.

@@ -229,22 +229,23 @@ func TestManagerRoot(t *testing.T) {
 func TestParseMounts(t *testing.T) {
 	const v2 = "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n"
 	for _, test := range []struct {
-		info        string
-		v2, freezer mount
+		info                 string
+		v2, freezer, systemd mount
 	}{
-		{"", mount{}, mount{}},
-		{v2, mount{"/sys/fs/cgroup", "/"}, mount{}},
+		{"", mount{}, mount{}, mount{}},
+		{v2, mount{"/sys/fs/cgroup", "/"}, mount{}, mount{}},
+		{"40 31 0:37 / /sys/fs/cgroup/systemd rw - cgroup systemd rw,xattr,name=systemd\n", mount{}, mount{}, mount{"/sys/fs/cgroup/systemd", "/"}},
 		{"37 31 0:34 / /sys/fs/cgroup/freezer rw - cgroup cgroup rw,freezer\n41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n",
-			mount{"/sys/fs/cgroup/unified", "/"}, mount{"/sys/fs/cgroup/freezer", "/"}},
-		{"32 31 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n", mount{}, mount{}},
-		{"50 1 0:26 /docker/0 /sys/fs/cgroup rw - cgroup2 cgroup rw\n", mount{"/sys/fs/cgroup", "/docker/0"}, mount{}},
-		{"50 1 0:26 /docker/0 /mnt rw - cgroup2 cgroup rw\n" + v2, mount{"/sys/fs/cgroup", "/"}, mount{}},
-		{v2 + "50 1 0:26 / /mnt rw - cgroup2 cgroup rw\n", mount{"/sys/fs/cgroup", "/"}, mount{}},
-		{`30 23 0:26 / /my\040cg\134x rw - cgroup2 cgroup2 rw` + "\n", mount{`/my cg\x`, "/"}, mount{}},
-		{"short\n1 2 3 - cgroup2\n - \n", mount{}, mount{}},
+			mount{"/sys/fs/cgroup/unified", "/"}, mount{"/sys/fs/cgroup/freezer", "/"}, mount{}},
+		{"32 31 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n", mount{}, mount{}, mount{}},
+		{"50 1 0:26 /docker/0 /sys/fs/cgroup rw - cgroup2 cgroup rw\n", mount{"/sys/fs/cgroup", "/docker/0"}, mount{}, mount{}},
+		{"50 1 0:26 /docker/0 /mnt rw - cgroup2 cgroup rw\n" + v2, mount{"/sys/fs/cgroup", "/"}, mount{}, mount{}},
+		{v2 + "50 1 0:26 / /mnt rw - cgroup2 cgroup rw\n", mount{"/sys/fs/cgroup", "/"}, mount{}, mount{}},
+		{`30 23 0:26 / /my\040cg\134x rw - cgroup2 cgroup2 rw` + "\n", mount{`/my cg\x`, "/"}, mount{}, mount{}},
+		{"short\n1 2 3 - cgroup2\n - \n", mount{}, mount{}, mount{}},
 	} {
-		if v2, freezer := parseMounts(test.info); v2 != test.v2 || freezer != test.freezer {
-			t.Errorf("%q: %+v %+v", test.info, v2, freezer)
+		if v2, freezer, systemd := parseMounts(test.info); v2 != test.v2 || freezer != test.freezer || systemd != test.systemd {
+			t.Errorf("%q: %+v %+v %+v", test.info, v2, freezer, systemd)
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"os"
 	"strconv"
 	"sync"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -15,6 +16,7 @@ type system struct {
 	proc    string // "/proc"
 	cgroup2 mount  // the unified hierarchy, also beside v1 ones
 	freezer mount  // the v1 freezer
+	systemd mount  // v1, name=systemd
 	root    string // cgroup of the manager that runs as pid 1, "" when it has the root
 }
 
@@ -25,7 +27,7 @@ var host = sync.OnceValue(func() *system { return newSystem("/proc") })
 func newSystem(proc string) *system {
 	s := &system{proc: proc}
 	if b, err := os.ReadFile(proc + "/self/mountinfo"); err == nil {
-		s.cgroup2, s.freezer = parseMounts(string(b))
+		s.cgroup2, s.freezer, s.systemd = parseMounts(string(b))
 	}
 	if path, err := s.cgroup(1); err == nil {
 		s.root = managerRoot(path)
@@ -56,6 +58,10 @@ func (s *system) status(pid int32) (status, error) {
 		return status{}, err
 	}
 	defer unix.Close(fd)
+	return readStatus(fd)
+}
+
+func readStatus(fd int) (status, error) {
 	l := lines{fd: fd}
 	var st status
 	for line := l.next(); line != nil && !st.complete(); line = l.next() {
@@ -67,22 +73,15 @@ func (s *system) status(pid int32) (status, error) {
 	return st, st.check()
 }
 
-// cgroup is the path in the hierarchy that systemd uses: v2, or name=systemd where v2 only stands beside v1.
+// cgroup is the path that Facts have.
 func (s *system) cgroup(pid int32) (string, error) {
 	fd, err := s.open(pid, "cgroup")
 	if err != nil {
 		return "", err
 	}
 	defer unix.Close(fd)
-	l := lines{fd: fd}
-	var path string
-	for line := l.next(); line != nil; line = l.next() {
-		h, p := parseCgroupLine(line)
-		if (h == hierarchyV2 || h == hierarchySystemd) && (path == "" || path == "/") {
-			path = string(p)
-		}
-	}
-	return path, l.err
+	m, err := readMembership(fd)
+	return m.path(), err
 }
 
 // ParentOf reads the parent and the state (a letter of proc(5)) of pid by number: it says who does not reap a zombie.
@@ -99,6 +98,25 @@ func ParentOf(pid int32) (ppid int32, state byte, err error) {
 	return st.ppid, st.state, nil
 }
 
+// schedstat reads how long the leader of pid has run and has waited for a processor; zeros from a kernel that does not
+// count it (without CONFIG_SCHED_INFO there is no such file).
+func (s *system) schedstat(pid int32) (run, wait time.Duration, err error) {
+	fd, err := s.open(pid, "schedstat")
+	if err == unix.ENOENT {
+		return 0, 0, nil
+	}
+	if err != nil {
+		return 0, 0, err
+	}
+	var buf [64]byte
+	n, err := read(fd, buf[:])
+	unix.Close(fd)
+	if err != nil {
+		return 0, 0, err
+	}
+	return parseSchedstat(buf[:n])
+}
+
 // open opens /proc/PID/name. The error is the bare errno.
 func (s *system) open(pid int32, name string) (int, error) {
 	var buf [512]byte
@@ -110,12 +128,14 @@ func (s *system) open(pid int32, name string) (int, error) {
 	return openPath(append(b, 0))
 }
 
-// openPath opens a path that ends in NUL. unix.Open would copy it to the heap.
-func openPath(path []byte) (int, error) {
-	dir := unix.AT_FDCWD
+// openPath opens a path that ends in NUL for reading.
+func openPath(path []byte) (int, error) { return openAt(unix.AT_FDCWD, path, unix.O_RDONLY) }
+
+// openAt opens a path that ends in NUL, relative to a directory. unix.Openat would copy it to the heap.
+func openAt(dir int, path []byte, flags int) (int, error) {
 	for {
 		fd, _, errno := unix.Syscall6(unix.SYS_OPENAT, uintptr(dir), uintptr(unsafe.Pointer(&path[0])),
-			unix.O_RDONLY|unix.O_CLOEXEC, 0, 0, 0)
+			uintptr(flags|unix.O_CLOEXEC), 0, 0, 0)
 		switch errno {
 		case 0:
 			return int(fd), nil

@@ -1,0 +1,39 @@
+package process
+
+import (
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// ReleaseMemory takes the memory of a process that got SIGKILL and does not go, in the place of the process itself
+// (process_mrelease(2), Linux 5.15). It can take long: it
+// waits for the mmap_lock.
+// Errors: ErrGone when the process has no memory any more (reaped, or a zombie), EINVAL when it was not killed or
+// writes a core dump, EAGAIN when the call shall be made again, ENOSYS, ErrClosed.
+func (p *Process) ReleaseMemory() error {
+	fd, err := p.dup()
+	if err == nil {
+		_, _, errno := unix.Syscall(unix.SYS_PROCESS_MRELEASE, uintptr(fd), 0, 0)
+		unix.Close(fd)
+		switch errno {
+		case 0:
+			return nil
+		case unix.ESRCH:
+			err = ErrGone
+		default:
+			err = errno
+		}
+	}
+	return fmt.Errorf("release memory of %d: %w", p.PID, err)
+}
+
+// dup is a pidfd of the caller's own, for what takes long: Close would wait for a user of p.fd.
+func (p *Process) dup() (int, error) {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	if p.fd < 0 {
+		return -1, ErrClosed
+	}
+	return unix.FcntlInt(uintptr(p.fd), unix.F_DUPFD_CLOEXEC, 0)
+}

@@ -9,17 +9,16 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/checkprocd/checkprocd/pkg/escalate"
 	"github.com/checkprocd/checkprocd/pkg/guard"
 	"github.com/checkprocd/checkprocd/pkg/process"
-	"github.com/checkprocd/checkprocd/pkg/table"
 )
 
 // held is a process whose pidfd the loop holds.
 type held struct {
 	proc   *process.Process
-	seen   time.Duration // when the daemon first saw it
-	exited chan struct{} // closed by the exit notice
+	seen   time.Duration     // when the daemon first saw it
+	proof  *process.Evidence // of its last full look; nil: none
+	exited chan struct{}     // closed by the exit notice
 	gone   bool
 }
 
@@ -41,6 +40,8 @@ func (d *Daemon) act(decision guard.Decision) {
 		d.asks = append(d.asks, x)
 	case guard.LookAt:
 		d.see(d.look(x.Target))
+	case guard.Examine:
+		d.examine(x)
 	case guard.Clear:
 		d.see(d.clear(x))
 	case guard.BeginLadder:
@@ -178,6 +179,7 @@ func (d *Daemon) look(id guard.TargetID) *guard.Looked {
 		out.Problem = err.Error()
 	default:
 		out.State, out.Tracer, out.PGID, out.Frozen, out.Dumping = l.State, l.TracerPID, l.PGID, l.Frozen, l.Dumping
+		out.CPU, out.RunWait = l.CPU, l.RunWait
 	}
 	return out
 }
@@ -244,90 +246,4 @@ func (d *Daemon) consentAnswer(a process.ConsentAnswer) {
 		o.Reason = a.Err.Error()
 	}
 	d.see(o)
-}
-
-// ladderTarget is what a ladder's worker sees of its target.
-type ladderTarget struct {
-	proc   *process.Process
-	pid    int32
-	places []place
-}
-
-type place struct {
-	seg   *table.Segment
-	slot  int
-	token int64
-}
-
-func (t *ladderTarget) Signal(sig unix.Signal) error {
-	err := t.proc.Signal(sig)
-	if errors.Is(err, process.ErrGone) || errors.Is(err, process.ErrClosed) {
-		return unix.ESRCH // the loop closes the pidfd of a process that has ended only
-	}
-	return err
-}
-
-// Recovered says whether a record of the target has beaten since it was
-// condemned: the same slot, the same pid, another token. A record that was
-// wiped or given to somebody else says nothing.
-func (t *ladderTarget) Recovered() bool {
-	for _, p := range t.places {
-		if pid, token := p.seg.Token(p.slot); pid == t.pid && token != p.token {
-			return true
-		}
-	}
-	return false
-}
-
-// Dumping and Remains: only the process itself is ended, and its dumps are not
-// waited for.
-func (t *ladderTarget) Dumping() bool { return false }
-func (t *ladderTarget) Remains() bool { return false }
-
-// startLadders hands what was decided to the workers; the registry has it by
-// now.
-func (d *Daemon) startLadders() {
-	for _, x := range d.ladders {
-		h := d.held[x.Target]
-		if h == nil {
-			d.post(guard.LadderReport{Target: x.Target, Kind: guard.LadderFailed, Reason: "its pidfd is not held"})
-			continue
-		}
-		t := &ladderTarget{proc: h.proc, pid: x.PID}
-		for _, p := range x.Places {
-			if a := d.tables.find(p.Table); a != nil {
-				t.places = append(t.places, place{a.seg, int(p.Slot), p.Token})
-			}
-		}
-		d.pool.Start(escalate.Job{ID: uint64(x.Target), Target: t, Steps: x.Steps, From: x.From, Sent: x.Sent, Waited: x.Waited, Exited: h.exited})
-	}
-	d.ladders = d.ladders[:0]
-}
-
-// ladderOutcome is called by the workers.
-func (d *Daemon) ladderOutcome(o escalate.Outcome) {
-	r := guard.LadderReport{Target: guard.TargetID(o.ID), Step: int32(o.Step), Signal: unix.SignalName(o.Signal)}
-	switch o.Kind {
-	case escalate.Signalled:
-		r.Kind = guard.LadderSignalled
-	case escalate.Dumping:
-		return // the step's signal was reported; nothing new yet
-	case escalate.Recovered:
-		r.Kind = guard.LadderRecovered
-	case escalate.Gone:
-		r.Kind = guard.LadderGone
-	case escalate.Unkillable:
-		r.Kind = guard.LadderUnkillable
-	case escalate.Failed:
-		r.Kind = guard.LadderFailed
-	case escalate.Cancelled:
-		r.Kind = guard.LadderCancelled
-	}
-	if o.Err != nil {
-		r.Reason = o.Err.Error()
-	}
-	d.mail.leave(func() {
-		d.see(r)
-		d.saved.rest = 0 // a signal that was sent is written down at once
-	})
 }

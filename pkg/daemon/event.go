@@ -4,6 +4,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/checkprocd/checkprocd/pkg/guard"
+	"github.com/checkprocd/checkprocd/pkg/process"
 )
 
 // Events of the daemon itself; the guard's stand in pkg/guard.
@@ -28,6 +29,8 @@ var messageIDs = map[guard.EventName]string{
 	guard.EvLate:          "eba0f187872150a495116192352d56e5",
 	guard.EvCondemned:     "64ee35c8e63f40e8357fc1ae29f85ba2",
 	guard.EvWouldCondemn:  "90b9085f171c08ac5901fec3f9f04b34",
+	guard.EvWaiting:       "63cb2edad242c3ec60e042af82de5793",
+	guard.EvWouldClear:    "240ed0a21f64929993eb55f23aeed8a1",
 	guard.EvSignalled:     "aead1785821e2639ed108de8cd15c05c",
 	guard.EvRecovered:     "b9377f7509b0ed895ce00f4f79e23edc",
 	guard.EvKilled:        "043bfc05b454d2e6f20aadbafca7b3fb",
@@ -39,6 +42,8 @@ var messageIDs = map[guard.EventName]string{
 	guard.EvIgnored:       "a7754afd313da68bf1455789c45f8eda",
 	guard.EvHeld:          "282d9a00cb4a3ce94fcc6439f9fd6636",
 	guard.EvReleased:      "ee4f6460bafdc7c512d5b8e293ea52d8",
+	guard.EvResumed:       "2cd0828748731dc456394ea2cc65af25",
+	guard.EvPaused:        "1fec86a330173fce2d2f5215c9843941",
 	guard.EvBrakeOn:       "1cdcf95e1b8c6b58197eac18adf7bd86",
 	guard.EvBrakeOff:      "f7cf8ff19628a909a03167535fd6c67c",
 	guard.EvGap:           "81bfb2f6dcb807094840dbfa181de5ea",
@@ -111,6 +116,13 @@ func (d *Daemon) report(e *guard.Event) {
 	}
 	if e.Step > 0 {
 		z.Int("step", e.Step)
+	}
+	if provenBy[e.Name] {
+		var p *process.Evidence
+		if h := d.held[e.Target]; h != nil {
+			p = h.proof
+		}
+		addEvidence(z, e, p)
 	}
 	// journald resolves OBJECT_PID when it reads the record: only while the
 	// pidfd says that the number is still this process's.

@@ -9,7 +9,6 @@ import (
 
 	"github.com/rs/zerolog"
 
-	"github.com/checkprocd/checkprocd/pkg/escalate"
 	"github.com/checkprocd/checkprocd/pkg/guard"
 	"github.com/checkprocd/checkprocd/pkg/process"
 	"github.com/checkprocd/checkprocd/pkg/table"
@@ -218,5 +217,3 @@ type loggerOf struct {
 func (x *loggerOf) set(l zerolog.Logger) { x.l.Store(&l) }
 
 func (x *loggerOf) WithLevel(l zerolog.Level) *zerolog.Event { return x.l.Load().WithLevel(l) }
-
-var _ escalate.Target = (*ladderTarget)(nil)

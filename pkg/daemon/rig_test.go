@@ -146,6 +146,7 @@ func testConfig(t *testing.T) config.Config {
 	}
 	c := config.Default()
 	c.Interval = 100 * time.Millisecond
+	c.Pressure = config.Pressure{CPU: 100, Memory: 100, IO: 100} // else a busy machine gives each hang one more timeout
 	c.RuntimeDir, c.Control.Socket = dir, filepath.Join(dir, "io.checkproc")
 	c.Log.Format = "json"
 	c.Ladder.Steps = []config.Step{{Signal: unix.SIGTERM, Wait: time.Second}, {Signal: unix.SIGKILL, Wait: 5 * time.Second}}

@@ -12,12 +12,16 @@ const (
 	brakePace = time.Second
 	// brakeMax is the longest that one target is held by the brake.
 	brakeMax = 60 * time.Second
+	// brakeChannel: so many targets that are blocked on one wait channel within
+	// the window are a wave, however many others there are.
+	brakeChannel = 3
 )
 
 // overdue notes that a target fell late, for the brake's count of a wave.
 type overdue struct {
-	at time.Duration
-	id TargetID
+	at      time.Duration
+	id      TargetID
+	channel string // what it is blocked on, "" if it is not
 }
 
 // brake stops a wave of kills: when many targets fall overdue together, the
@@ -35,6 +39,7 @@ type brake struct {
 	proven   int        // ladders that ended their target, since the last release
 	heldBeat bool       // a held or released one beat, since the last release
 	delayed  bool       // a gap has put the next release off
+	ordered  bool       // by an operator: all that are held now go
 
 	held, spared, released int // of this wave
 }
@@ -45,6 +50,15 @@ func (g *Guard) forgetLate(id TargetID) {
 		if g.overdue[i].id == id {
 			g.overdue = append(g.overdue[:i], g.overdue[i+1:]...)
 			return
+		}
+	}
+}
+
+// noteChannel notes what a late target is blocked on.
+func (g *Guard) noteChannel(id TargetID, channel string) {
+	for i := range g.overdue {
+		if g.overdue[i].id == id {
+			g.overdue[i].channel = channel
 		}
 	}
 }
@@ -85,7 +99,42 @@ func (g *Guard) wave() (late, of int, is bool) {
 		}
 	}
 	late = len(g.overdue)
-	return late, of, b.Enabled && late >= b.AtLeast && float64(late) > b.Fraction*float64(of)
+	return late, of, b.Enabled && (late >= b.AtLeast && float64(late) > b.Fraction*float64(of) || g.sharedChannel() != "")
+}
+
+// sharedChannel is the wait channel that several late targets are blocked on, ""
+// for none: a mount or a device that hangs is not their fault.
+func (g *Guard) sharedChannel() string {
+	for i := range g.overdue {
+		n := 0
+		for k := range g.overdue {
+			if c := g.overdue[i].channel; c != "" && g.overdue[k].channel == c {
+				n++
+			}
+		}
+		if n >= brakeChannel {
+			return g.overdue[i].channel
+		}
+	}
+	return ""
+}
+
+// alone says whether a target that is condemned during a wave has nothing to do
+// with it: more than half of the others have beaten since the wave began.
+func (g *Guard) alone(ix int32) bool {
+	beat, of := 0, 0
+	for i := range g.targets {
+		t := &g.targets[i]
+		if int32(i) == ix || !t.used || t.slots == 0 || t.state == Ended || t.limit <= 0 {
+			continue
+		}
+		of++
+		if t.since > g.brake.since && (t.state == Guarded || t.state == Watched) {
+			beat++
+		}
+	}
+	t := &g.targets[ix]
+	return 2*beat > of && !(t.verdict == verdictBlocked && t.proof.Channel != "" && t.proof.Channel == g.sharedChannel())
 }
 
 // settle decides at the end of a step which condemned targets get their ladder.
@@ -98,6 +147,10 @@ func (g *Guard) settle() {
 			e := &Event{Name: EvBrakeOn, Level: LevelError, Slot: -1, Reason: "wave"}
 			e.Message = fmt.Sprintf("%d of %d targets fell overdue within %s: the cause is probably not in them; holding new ladders for %s, then one by one",
 				late, of, seconds(g.cfg.Brake.Window), seconds(brakeHold))
+			if c := g.sharedChannel(); c != "" {
+				e.Reason = "wait channel"
+				e.Message = fmt.Sprintf("several targets are blocked in %s: the cause is probably there; holding new ladders for %s, then one by one", c, seconds(brakeHold))
+			}
 			g.emit(e)
 		}
 		for _, id := range g.condemned {
@@ -105,7 +158,7 @@ func (g *Guard) settle() {
 			if !ok || g.targets[ix].state != Braked {
 				continue
 			}
-			if b.on {
+			if b.on && !g.alone(ix) {
 				g.sayCondemned(ix, "held by the brake")
 				b.queue = append(b.queue, id)
 				b.held++
@@ -125,8 +178,8 @@ func (g *Guard) settle() {
 func (g *Guard) releaseBraked() {
 	b := &g.brake
 	attn := g.clock.attn
-	if !g.cfg.Brake.Enabled {
-		b.next = attn
+	if !g.cfg.Brake.Enabled || b.ordered {
+		b.next, b.heldBeat, b.ordered = attn, false, false
 		b.rate = len(b.queue)
 	}
 	if attn >= b.next {

@@ -39,6 +39,14 @@ type AskConsent struct {
 // LookAt asks for the state of a target, at once ([Looked]).
 type LookAt struct{ Target TargetID }
 
+// Examine asks for the evidence about a late target ([Examined], later); with
+// Group, for the members of its cgroup as well.
+type Examine struct {
+	Target TargetID
+	PID    int32
+	Group  bool
+}
+
 // Clear asks to set the pid word of a record from PID to 0, at once
 // ([ClearDone]).
 type Clear struct {
@@ -66,10 +74,13 @@ type BeginLadder struct {
 	Sent   bool
 	Waited time.Duration
 	Places []Place
+
+	Scope    config.Scope  // whom the signals go to
+	DumpWait time.Duration // how long a step waits at most for a core dump to finish
 }
 
-// CancelLadder asks to send no further signal to a target: the right to act was
-// lost ([LadderReport] with LadderCancelled follows).
+// CancelLadder asks to send no further signal to a target: by an order, a new rule,
+// or because the right to act was lost ([LadderReport] with LadderCancelled follows).
 type CancelLadder struct{ Target TargetID }
 
 // CheckReaped asks whether an ended target is still a zombie, at once.
@@ -103,6 +114,7 @@ func (Identify) decision()        {}
 func (Release) decision()         {}
 func (AskConsent) decision()      {}
 func (LookAt) decision()          {}
+func (Examine) decision()         {}
 func (Clear) decision()           {}
 func (BeginLadder) decision()     {}
 func (CancelLadder) decision()    {}
@@ -141,4 +153,8 @@ type Event struct {
 	Step    int // 1 is the first
 	Unit    string
 	Reason  string
+
+	// Of a verdict.
+	Gaps     []time.Duration // between the last beats, the newest last; at most 32
+	Lateness time.Duration   // what the daemon's own lateness has added to this silence
 }

@@ -19,6 +19,8 @@ const (
 	EvLate          EventName = "late"
 	EvCondemned     EventName = "condemned"
 	EvWouldCondemn  EventName = "would-condemn"
+	EvWouldClear    EventName = "would-clear"
+	EvWaiting       EventName = "waiting"
 	EvSignalled     EventName = "signalled"
 	EvRecovered     EventName = "recovered"
 	EvKilled        EventName = "killed"
@@ -30,6 +32,8 @@ const (
 	EvIgnored       EventName = "ignored"
 	EvHeld          EventName = "held"
 	EvReleased      EventName = "released"
+	EvPaused        EventName = "paused"
+	EvResumed       EventName = "resumed"
 	EvBrakeOn       EventName = "brake-on"
 	EvBrakeOff      EventName = "brake-off"
 	EvGap           EventName = "gap"
@@ -110,7 +114,7 @@ func (g *Guard) bucketOf(e *Event) *bucket {
 		if ix, ok := g.byID[e.Target]; ok && g.targets[ix].consent != ConsentProven {
 			return &g.noise
 		}
-	case EvRegistered, EvUnregistered, EvExited, EvCleared, EvUnreaped:
+	case EvRegistered, EvUnregistered, EvExited, EvCleared, EvWouldClear, EvUnreaped:
 		return &g.churn
 	}
 	return nil

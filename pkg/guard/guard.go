@@ -28,6 +28,7 @@ type Guard struct {
 	tables  []*tableState
 	targets []target
 	due     []time.Duration // attention time at which a target wants a look; parallel to targets
+	rings   []gapRing       // its last beats; parallel to targets
 	free    []int32
 	byPID   map[int32]int32
 	byID    map[TargetID]int32
@@ -45,7 +46,10 @@ type Guard struct {
 	gaps      []time.Duration
 	gapsSpoke bool
 
-	judging      []TargetID // of this step, whose evidence is complete
+	holds        []hold
+	told         []*Event // what orders led to, for the next step
+	habits       []habit  // of names
+	habitOf      map[string]int32
 	cancels      []TargetID // ladders that a new configuration stops
 	condemned    []TargetID // of this step, before the brake has its say
 	overdue      []overdue
@@ -60,7 +64,7 @@ type Guard struct {
 	nextScan time.Duration // mono
 
 	// Counters since the registry began.
-	scans, condemnations, signals, kills, recoveries, cleared, unkillables, exits, vanished, gapCount uint64
+	scans, condemnations, signals, kills, recoveries, cleared, unkillables, exits, vanished, gapCount, would, waits uint64
 }
 
 // New returns a guard without tables that acts by cfg. It does not act before
@@ -71,6 +75,7 @@ func New(cfg *config.Config) *Guard {
 		byPID:     map[int32]int32{},
 		byID:      map[TargetID]int32{},
 		asking:    map[int32][]slotRef{},
+		habitOf:   map[string]int32{},
 		notActing: "not yet decided who acts",
 		noise:     bucket{burst: noiseBurst, refill: noiseRefill},
 		churn:     bucket{burst: churnBurst, refill: churnRefill},
@@ -81,17 +86,16 @@ func New(cfg *config.Config) *Guard {
 // targets, and the deadlines follow. A ladder under way keeps its steps, unless its
 // rule says report now: then it is cancelled.
 func (g *Guard) SetConfig(cfg *config.Config) {
-	otherSteps := !slices.Equal(g.cfg.Ladder.Steps, cfg.Ladder.Steps)
 	g.cfg = cfg
 	for ix := range g.targets {
 		if t := &g.targets[ix]; t.used && t.timeout != notLatched {
-			before := t.policy.Action
+			before := t.policy
 			g.applyPolicy(int32(ix))
 			g.setPatience(int32(ix))
-			if t.state == Reported && t.policy.Action != before {
+			if t.state == Reported && (t.policy.Action != before.Action || t.policy.Verdict != before.Verdict) {
 				g.due[ix] = g.clock.attn // judged anew
 			}
-			if otherSteps {
+			if !slices.Equal(t.policy.Steps, before.Steps) {
 				g.outlived(int32(ix))
 			}
 			if t.inLadder && t.policy.Action == config.ActionReport {
@@ -118,15 +122,13 @@ func (g *Guard) Step(now time.Duration, observations ...Observation) []Decision 
 		g.decide(CancelLadder{id})
 	}
 	g.cancels = g.cancels[:0]
+	for _, e := range g.told {
+		g.emit(e)
+	}
+	g.told = g.told[:0]
 	for _, o := range observations {
 		o.apply(g)
 	}
-	for _, id := range g.judging {
-		if ix, ok := g.byID[id]; ok {
-			g.judge(ix)
-		}
-	}
-	g.judging = g.judging[:0]
 	g.timers()
 	g.settle()
 	g.plan()
@@ -175,6 +177,9 @@ func (g *Guard) timers() {
 	if len(g.restores) > 0 {
 		g.restoreDue()
 	}
+	if len(g.holds) > 0 {
+		g.holdsDue()
+	}
 }
 
 // askAgain asks for consent whose backoff is over.
@@ -222,6 +227,9 @@ func (g *Guard) plan() {
 	if next != never {
 		wake = min(wake, g.clock.monoAt(next))
 	}
+	for i := range g.holds {
+		wake = min(wake, g.holds[i].until)
+	}
 	g.clock.plan = max(wake, g.clock.last)
 }
 
@@ -251,7 +259,8 @@ func (g *Guard) stalled(missed, counted time.Duration) {
 		switch {
 		case gap && !t.gapSpent:
 			t.given += attn - t.since
-			t.since, t.gapSpent = attn, true
+			// What the soft look saw is of before: there will be another.
+			t.since, t.gapSpent, t.soft, t.softSeen, t.softWhy = attn, true, false, false, ""
 			again++
 		case t.given < t.limit:
 			t.given += counted
@@ -263,8 +272,12 @@ func (g *Guard) stalled(missed, counted time.Duration) {
 		}
 		if t.state == Rereading || t.state == Late {
 			g.forgetLate(t.id)
-			t.awaitLook, t.awaitAsk = false, false
+			t.dropQuestions()
 			t.state = Guarded
+			if t.verdict != "" { // its episode began before
+				t.state = Reported
+				g.due[ix] = t.since + t.patience
+			}
 		}
 		if t.state == Guarded && t.limit > 0 {
 			g.due[ix] = t.nextLook()
@@ -388,7 +401,7 @@ func (o Acting) apply(g *Guard) {
 		e.Name, e.Level, e.PID = EvActing, LevelInfo, 0
 		e.Message = "this guard acts"
 		for ix := range g.targets {
-			if t := &g.targets[ix]; t.state == Reported && t.verdict == "hung" && t.policy.Action == config.ActionLadder {
+			if t := &g.targets[ix]; t.state == Reported && t.condemnable() && t.policy.Action == config.ActionLadder {
 				g.due[ix] = g.clock.attn // judged anew
 			}
 		}

@@ -2,6 +2,7 @@ package guard
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/checkprocd/checkprocd/pkg/config"
@@ -16,10 +17,11 @@ func (g *Guard) wake(ix int32) {
 		return
 	}
 	switch t.state {
-	case Guarded, Reported:
+	case Guarded, Waiting, Reported:
 		if t.state == Guarded && !t.soft && t.limit > 0 && attn < t.since+t.patience {
 			// A soft look at half of it: who is stopped now, and goes on just
-			// before the deadline, must not be taken for hung there.
+			// before the deadline, must not be taken for hung there; and what it
+			// has used of the processors by then is compared with the deadline's.
 			t.soft, t.awaitLook = true, true
 			g.due[ix] = t.nextLook()
 			g.decide(LookAt{t.id})
@@ -43,19 +45,16 @@ func (g *Guard) wake(ix int32) {
 		t.state = Rereading
 		g.readAgain(ix)
 	case Late: // an answer did not come in time, or without a state
-		if (t.awaitLook || t.awaitAsk) && attn-t.gathered < lookWait {
+		switch {
+		case !t.awaitLook: // what is known by now has to do
+			t.awaitAsk, t.awaitProof = false, false
+			g.lastLook(ix)
+		case attn-t.gathered < lookWait:
 			g.due[ix] = attn + lookAgain
-			if t.awaitLook {
-				g.decide(LookAt{t.id})
-			}
-			return
-		}
-		if t.awaitLook {
+			g.decide(LookAt{t.id})
+		default:
 			g.sayBlind(ix)
-			return
 		}
-		t.awaitAsk = false
-		g.readAgain(ix)
 	case Held:
 		g.due[ix] = attn + max(g.cfg.Interval, time.Second)
 		t.awaitLook = true
@@ -99,7 +98,7 @@ func (o Reread) apply(g *Guard) {
 // readAgain asks for a second look at all records of a target.
 func (g *Guard) readAgain(ix int32) {
 	t := &g.targets[ix]
-	t.rereads = 0
+	t.rereads, t.readAt = 0, g.clock.attn
 	g.eachRecord(ix, func(tb *tableState, i int32) {
 		t.rereads++
 		g.decide(ReadAgain{t.id, tb.id, i})
@@ -113,7 +112,7 @@ func (g *Guard) becomeLate(ix int32) {
 	t.lateAt = g.clock.attn
 	t.let, t.untraced = false, false
 	g.forgetLate(t.id)
-	g.overdue = append(g.overdue, overdue{g.clock.attn, t.id})
+	g.overdue = append(g.overdue, overdue{at: g.clock.attn, id: t.id})
 	if !again {
 		e := g.about(ix, EvLate, LevelNotice, "silent")
 		e.Message = fmt.Sprintf("%s is silent for %s (timeout %s)", t.describe(), seconds(e.Silence), seconds(t.limit))
@@ -122,16 +121,55 @@ func (g *Guard) becomeLate(ix int32) {
 	g.gather(ix)
 }
 
-// gather asks for what a verdict needs: the state of the process, and its
+// gather asks for what a verdict needs and takes its time: the evidence, and its
 // consent once more (it may have exec'ed something else).
 func (g *Guard) gather(ix int32) {
 	t := &g.targets[ix]
 	t.state, t.gathered, t.rereads = Late, g.clock.attn, 0
-	t.awaitLook, t.awaitAsk = true, true
-	t.look = Looked{}
-	g.due[ix] = g.clock.attn + lookAgain
-	g.decide(LookAt{t.id})
+	t.awaitLook, t.awaitAsk, t.awaitProof = false, true, true
+	t.look, t.proof = Looked{}, Examined{Problem: "it did not come in time"}
+	g.due[ix] = g.clock.attn + lookWait
+	g.examine(ix)
 	g.ask(ix)
+}
+
+// examine asks for the evidence about a target.
+func (g *Guard) examine(ix int32) {
+	t := &g.targets[ix]
+	if t.examining {
+		return
+	}
+	t.examining = true
+	g.decide(Examine{t.id, t.pid, t.policy.Scope == config.ScopeCgroup})
+}
+
+func (o Examined) apply(g *Guard) {
+	ix, ok := g.byID[o.Target]
+	if !ok {
+		return
+	}
+	t := &g.targets[ix]
+	t.examining = false
+	if !t.awaitProof {
+		return
+	}
+	t.awaitProof, t.proof = false, o
+	switch {
+	case t.resume:
+		g.resumeLadder(ix)
+	case t.state == Late && !t.awaitAsk:
+		g.lastLook(ix)
+	}
+}
+
+// lastLook follows when all evidence is in: records and state at one and the same
+// time, on which the verdict is given in this wake.
+func (g *Guard) lastLook(ix int32) {
+	t := &g.targets[ix]
+	t.awaitLook, t.gathered = true, g.clock.attn
+	g.due[ix] = g.clock.attn + lookAgain
+	g.readAgain(ix)
+	g.decide(LookAt{t.id})
 }
 
 // sayBlind gives up for a while on a target whose state cannot be read: without
@@ -144,7 +182,7 @@ func (g *Guard) sayBlind(ix int32) {
 	}
 	g.forgetLate(t.id)
 	t.state, t.verdict, g.due[ix] = Reported, "unverified", g.clock.attn+failedWait
-	t.awaitLook, t.awaitAsk, t.let = false, false, false
+	t.dropQuestions()
 	if t.complaint == why {
 		return
 	}
@@ -175,42 +213,30 @@ func (o Looked) apply(g *Guard) {
 	}
 	switch t.state {
 	case Guarded:
-		t.softWhy = t.look.excuse()
+		t.softWhy, t.softSeen = t.look.excuse(), true
+		t.softAt, t.softState, t.softCPU, t.softRun = g.clock.attn, o.State, o.CPU, o.RunWait
 	case Late:
+		if g.clock.attn > t.readAt { // the look at its records is old by now
+			g.readAgain(ix)
+			return
+		}
 		g.judge(ix)
 	case Held:
 		g.stillHeld(ix)
 	}
 }
 
-// excuse says what explains a silence and ends by itself, "" for nothing.
-func (o *Looked) excuse() string {
-	switch {
-	case o.Frozen:
-		return "frozen"
-	case o.Dumping:
-		return "dumping"
-	case o.State == 'T':
-		return "stopped"
-	case o.State == 't':
-		return "traced"
-	case o.Tracer != 0:
-		return "tracer"
-	}
-	return ""
-}
-
-// judge decides about a late target once look and consent are in.
+// judge decides about a late target once all that it rests on is in.
 func (g *Guard) judge(ix int32) {
 	t := &g.targets[ix]
-	if t.state != Late || t.awaitLook || t.awaitAsk || t.rereads > 0 {
+	if t.state != Late || t.awaitLook || t.awaitAsk || t.awaitProof || t.rereads > 0 {
 		return
 	}
-	if why := t.look.excuse(); why != "" && !(why == "tracer" && t.untraced) {
+	if why := t.look.excuse(); why != "" && !(why == excuseTracer && t.untraced) && t.responseTo(why) == config.RespondHold {
 		g.hold(ix, why)
 		return
 	}
-	if t.softWhy != "" {
+	if t.softWhy != "" && t.responseTo(t.softWhy) == config.RespondHold {
 		// It goes on since, perhaps only just.
 		g.forgetLate(t.id)
 		g.setFree(ix, fmt.Sprintf("%s was %s when its silence was half over", t.describe(), t.softWhy))
@@ -219,9 +245,22 @@ func (g *Guard) judge(ix int32) {
 	if g.standDown(ix) {
 		return
 	}
-	t.verdict = "hung"
-	if why := g.onlyReport(ix); why != "" {
-		g.onlySay(ix, why)
+	t.verdict = g.verdictOf(t)
+	if t.verdict == verdictBlocked {
+		g.noteChannel(t.id, t.proof.Channel)
+	}
+	if g.notActedOn(ix) {
+		return
+	}
+	switch t.responseTo(t.verdict) {
+	case config.RespondWait:
+		if !t.waited {
+			g.grantWait(ix)
+			return
+		}
+	case config.RespondReport:
+		g.onlySay(ix, fmt.Sprintf("verdict.%s is report", t.verdict))
+		g.due[ix] = g.clock.attn + max(t.limit, failedWait) // the next verdict may be another
 		return
 	}
 	if t.let { // condemned before, and the brake let it go
@@ -233,14 +272,14 @@ func (g *Guard) judge(ix int32) {
 	g.condemned = append(g.condemned, t.id)
 }
 
-// evidence says what the verdict on a target rests on.
-func (g *Guard) evidence(ix int32) string {
+// grantWait gives a target one more timeout, once for each episode: what keeps it
+// from beating is probably not in it.
+func (g *Guard) grantWait(ix int32) {
 	t := &g.targets[ix]
-	text := fmt.Sprintf("state %c", printable(t.look.State))
-	if !t.beaten {
-		text += ", never beat: its timeout is the longest time it may run"
-	}
-	return text
+	t.state, t.waited, t.let = Waiting, true, false
+	g.due[ix] = g.clock.attn + t.limit
+	g.waits++
+	g.emit(g.verdictOn(ix, EvWaiting, fmt.Sprintf("it is given %s more, once", seconds(t.limit))))
 }
 
 // sayCondemned reports the verdict on a target and what comes of it.
@@ -251,8 +290,10 @@ func (g *Guard) sayCondemned(ix int32, what string) {
 
 // verdictOn is the event of a verdict.
 func (g *Guard) verdictOn(ix int32, name EventName, what string) *Event {
-	e := g.about(ix, name, LevelWarning, g.evidence(ix))
-	e.Message = fmt.Sprintf("%s silent for %s (timeout %s), %s: hung; %s", g.targets[ix].describe(), seconds(e.Silence), seconds(e.Timeout), e.Reason, what)
+	t := &g.targets[ix]
+	e := g.about(ix, name, LevelWarning, g.evidence(t))
+	e.Gaps, e.Lateness = g.rings[ix].last(), t.given
+	e.Message = fmt.Sprintf("%s silent for %s (timeout %s): %s: %s; %s", t.describe(), seconds(e.Silence), seconds(e.Timeout), e.Reason, t.verdict, what)
 	return e
 }
 
@@ -278,10 +319,38 @@ func (g *Guard) standDown(ix int32) bool {
 	return true
 }
 
-// onlySay reports a hung target instead of ending it.
+// notActedOn settles a target that is late without an excuse, and that an order, a
+// rule or a missing right keeps from being ended; it says whether that is so.
+func (g *Guard) notActedOn(ix int32) bool {
+	if h := g.heldBy(ix); h != nil {
+		g.holdByOrder(ix, h)
+		return true
+	}
+	if why := g.onlyReport(ix); why != "" {
+		g.onlySay(ix, why)
+		return true
+	}
+	return false
+}
+
+// onlySay reports a condemned target instead of ending it.
 func (g *Guard) onlySay(ix int32, why string) {
-	g.emit(g.verdictOn(ix, EvWouldCondemn, "not acting: "+why))
-	g.targets[ix].state, g.due[ix], g.targets[ix].let = Reported, never, false
+	t := &g.targets[ix]
+	g.would++
+	g.emit(g.verdictOn(ix, EvWouldCondemn, fmt.Sprintf("not acting: %s; it would have got %s", why, ladderText(t.policy.Steps))))
+	t.state, g.due[ix], t.let = Reported, never, false
+}
+
+// ladderText says what a ladder is: SIGTERM, after 5.0s SIGKILL.
+func ladderText(steps []config.Step) string {
+	var b strings.Builder
+	for i := range steps {
+		if i > 0 {
+			fmt.Fprintf(&b, ", after %s ", seconds(steps[i-1].Wait))
+		}
+		b.WriteString(steps[i].SignalName())
+	}
+	return b.String()
 }
 
 // onlyReport says why a condemned target is not acted on, "" if it is.
@@ -302,14 +371,7 @@ func (g *Guard) hold(ix int32, why string) {
 	t.state, t.verdict, t.heldSince = Held, why, g.clock.attn
 	g.due[ix] = g.clock.attn + max(g.cfg.Interval, time.Second)
 	e := g.about(ix, EvHeld, LevelWarning, why)
-	text := map[string]string{
-		"frozen":  "its cgroup is frozen",
-		"dumping": "it is writing a core dump",
-		"stopped": "it is stopped",
-		"traced":  "it is stopped by a tracer",
-		"tracer":  "a debugger is attached",
-	}[why]
-	e.Message = fmt.Sprintf("%s silent for %s, but %s: nothing is done while that lasts", t.describe(), seconds(e.Silence), text)
+	e.Message = fmt.Sprintf("%s silent for %s, but %s: nothing is done while that lasts", t.describe(), seconds(e.Silence), excuseTexts[why])
 	g.emit(e)
 }
 
@@ -317,17 +379,21 @@ func (g *Guard) hold(ix int32, why string) {
 func (g *Guard) stillHeld(ix int32) {
 	t := &g.targets[ix]
 	why := t.look.excuse()
-	if why == "tracer" && t.verdict != why {
+	if why == excuseTracer && t.verdict != why {
 		t.heldSince = g.clock.attn // before, something else excused it
 	}
-	if why == "tracer" && g.clock.attn-t.heldSince >= tracerMax {
+	if why == excuseTracer && g.clock.attn-t.heldSince >= tracerMax {
 		why = ""
 	}
-	if why != "" {
+	if why != "" && t.responseTo(why) == config.RespondHold {
 		t.verdict = why
 		return
 	}
-	if t.verdict == "tracer" && t.look.Tracer != 0 {
+	if why != "" { // its rule says ladder by now
+		g.gather(ix)
+		return
+	}
+	if t.verdict == excuseTracer && t.look.Tracer != 0 {
 		// An hour is enough: it is judged as if nobody were attached.
 		t.untraced, t.softWhy = true, ""
 		g.gather(ix)
@@ -357,8 +423,7 @@ func (g *Guard) begin(ix int32) {
 	if !t.opening && g.standDown(ix) {
 		return
 	}
-	if why := g.onlyReport(ix); why != "" {
-		g.onlySay(ix, why)
+	if g.notActedOn(ix) {
 		return
 	}
 	t.state, g.due[ix] = Ladder, never
@@ -373,7 +438,16 @@ func (g *Guard) begin(ix int32) {
 func (g *Guard) startLadder(ix int32, d BeginLadder) {
 	t := &g.targets[ix]
 	t.inLadder = true
-	d.Target, d.PID, d.Steps = t.id, t.pid, g.cfg.Ladder.Steps
+	d.Target, d.PID, d.Steps, d.DumpWait = t.id, t.pid, t.policy.Steps, g.cfg.Ladder.DumpWait
+	if t.policy.Scope == config.ScopeCgroup {
+		if why := g.groupRefusal(ix); why == "" {
+			d.Scope = config.ScopeCgroup
+		} else {
+			e := g.about(ix, EvRefused, LevelWarning, why)
+			e.Message = fmt.Sprintf("%s: its rule says scope cgroup, but %s: ending it alone", t.describe(), why)
+			g.emit(e)
+		}
+	}
 	g.eachRecord(ix, func(tb *tableState, i int32) {
 		d.Places = append(d.Places, Place{tb.id, i, tb.prev[i].Token})
 	})
@@ -397,6 +471,13 @@ func (o LadderReport) apply(g *Guard) {
 		e := g.about(ix, EvSignalled, LevelWarning, "")
 		e.Signal, e.Step = o.Signal, int(o.Step)+1
 		e.Message = fmt.Sprintf("%s sent to %s, step %d", o.Signal, t.describe(), o.Step+1)
+		g.emit(e)
+		return
+	}
+	if o.Kind == LadderDumping {
+		e := g.about(ix, EvHeld, LevelWarning, "dumping")
+		e.Signal, e.Step = o.Signal, int(o.Step)+1
+		e.Message = fmt.Sprintf("%s writes a core dump after %s: the next step waits for it, %s at most", t.describe(), o.Signal, seconds(g.cfg.Ladder.DumpWait))
 		g.emit(e)
 		return
 	}
@@ -435,7 +516,7 @@ func (o LadderReport) apply(g *Guard) {
 				due = g.clock.attn
 			}
 			t.cancelled, t.killedBy, t.sent, t.step = false, "", false, 0
-			g.offLadder(ix, "hung", due)
+			g.offLadder(ix, verdictHung, due)
 		}
 	case LadderGone:
 		// The exit notice tells the rest.
@@ -469,17 +550,10 @@ func (g *Guard) offLadder(ix int32, verdict string, due time.Duration) {
 // may be another ladder.
 func (g *Guard) outlived(ix int32) {
 	t := &g.targets[ix]
-	steps := g.cfg.Ladder.Steps
+	steps := t.policy.Steps
 	if t.state != Unkillable || t.killedBy == sigkill || steps[len(steps)-1].SignalName() != sigkill {
 		return
 	}
 	t.killedBy, t.sent, t.step = "", false, 0
-	g.offLadder(ix, "hung", g.clock.attn)
-}
-
-func printable(b byte) byte {
-	if b < 0x21 || b > 0x7e {
-		return '?'
-	}
-	return b
+	g.offLadder(ix, verdictHung, g.clock.attn)
 }

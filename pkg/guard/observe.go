@@ -1,6 +1,10 @@
 package guard
 
-import "github.com/checkprocd/checkprocd/pkg/table"
+import (
+	"time"
+
+	"github.com/checkprocd/checkprocd/pkg/table"
+)
 
 // TableID names a table: its shmid.
 type TableID int32
@@ -86,16 +90,44 @@ type Consented struct {
 	Reason  string // why it could not be read
 }
 
-// Looked answers [LookAt]: the state of a late or held target.
+// Looked answers [LookAt]: the state of a target.
 type Looked struct {
 	Target   TargetID
-	State    byte // of /proc/PID/stat: R S D T t Z …
+	State    byte          // of /proc/PID/stat: R S D T t Z …
+	CPU      time.Duration // used by all its threads so far
+	RunWait  time.Duration // for how long its main thread has waited for a processor so far
 	Tracer   int32
 	PGID     int32
 	Frozen   bool // its cgroup is frozen
 	Dumping  bool // a core dump is being written
 	Problem  string
 	Vanished bool // the process ended while it was looked at; its exit notice follows
+}
+
+// Pressure is what stalls there are of a host or of a cgroup (PSI): the share of
+// the last 10 s, in percent; -1 where it cannot be had.
+type Pressure struct {
+	CPU    float64 // somebody waited for a processor
+	Memory float64 // nobody got on for want of memory
+	IO     float64 // nobody got on because of input and output
+}
+
+// Examined answers [Examine]: the evidence about a late target.
+type Examined struct {
+	Target   TargetID
+	Problem  string // why there is none
+	Threads  int
+	Runnable int    // of these, in state R
+	Blocked  int    // of these, in state D
+	State    byte   // of the main thread
+	Channel  string // the wait channel of the first blocked thread, else of the main one
+	Call     string // the system call that the main thread is in, by name
+	Host     Pressure
+	Group    Pressure // of its cgroup
+
+	Members     []int32 // pids of its cgroup, if asked for
+	GuardInside bool    // the guard is one of them, or its helper
+	InitInside  bool    // pid 1 is
 }
 
 // Exited is the exit notice: the pidfd became readable.
@@ -124,6 +156,7 @@ const (
 	LadderUnkillable                   // SIGKILL and its wait are over, it still exists
 	LadderFailed                       // a signal could not be sent
 	LadderCancelled                    // by CancelLadder, or because the daemon ends
+	LadderDumping                      // the next step waits for a core dump to finish
 )
 
 // LadderReport is one step of a ladder's story.

@@ -1,6 +1,10 @@
 package guard
 
-import "time"
+import (
+	"time"
+
+	"github.com/checkprocd/checkprocd/pkg/config"
+)
 
 // reopenWait is the pause before a target that could not be opened after a
 // restart (no descriptors left, say) is opened again.
@@ -104,16 +108,21 @@ func (g *Guard) resumeLadder(ix int32) {
 		g.offLadderWell(ix)
 		return
 	}
-	if t.consent != ConsentProven || g.onlyReport(ix) != "" {
+	if t.consent != ConsentProven || g.onlyReport(ix) != "" || g.heldBy(ix) != nil {
 		// Judged anew, with all that belongs to it.
 		t.killedBy, t.sent, t.step = "", false, 0
-		g.offLadder(ix, "hung", g.clock.attn)
+		g.offLadder(ix, verdictHung, g.clock.attn)
+		return
+	}
+	if t.policy.Scope == config.ScopeCgroup && t.proof.Target == 0 { // who is in it now?
+		t.resume, t.awaitProof = true, true
+		g.examine(ix)
 		return
 	}
 	d := BeginLadder{}
 	// With another ladder since, it begins anew: a signal twice harms less than
 	// one that is taken for sent.
-	if steps := g.cfg.Ladder.Steps; t.sent && int(t.step) < len(steps) && steps[t.step].SignalName() == t.killedBy {
+	if steps := t.policy.Steps; t.sent && int(t.step) < len(steps) && steps[t.step].SignalName() == t.killedBy {
 		d.From, d.Sent, d.Waited = int(t.step), true, max(g.clock.last-t.sentMono, 0)
 	}
 	g.startLadder(ix, d)

@@ -120,6 +120,7 @@ func (o *Scan) apply(g *Guard) {
 			if s := &tb.slots[i]; s.phase == slotLatched {
 				if t := &g.targets[s.owner]; t.state == Guarded {
 					p.Token = r.Token
+					g.noteGap(s.owner, attn-t.since)
 					t.beat(attn)
 					t.beaten = true
 					if t.limit > 0 {
@@ -456,6 +457,18 @@ func (g *Guard) clear(tb *tableState, i int32) {
 	if g.acting {
 		g.decide(Clear{tb.id, i, tb.prev[i].PID})
 	}
+}
+
+// sayWouldClear reports a record that stands 5 s after the end of its process, if
+// nobody acts here.
+func (g *Guard) sayWouldClear(tb *tableState, i int32) {
+	if g.acting || g.holder != 0 {
+		return
+	}
+	g.would++
+	e := g.aboutSlot(tb, i, EvWouldClear, LevelInfo, "its process ended")
+	e.Message = fmt.Sprintf("slot %d of %s would have been cleared: its process ended; not acting: %s", i, who(e.PID, e.Process), g.notActing)
+	g.emit(e)
 }
 
 func (o ClearDone) apply(g *Guard) {

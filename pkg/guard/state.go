@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/checkprocd/checkprocd/pkg/config"
@@ -11,7 +12,7 @@ import (
 
 // StateVersion is the version of the bytes that Save writes. It changes with
 // every change of their meaning; another version is never read.
-const StateVersion = 1
+const StateVersion = 2
 
 // maxSlots bounds what a damaged state can make Restore allocate; the daemon
 // attaches 16 tables of 100000 records at most.
@@ -65,6 +66,7 @@ func (g *Guard) Save(buf []byte) []byte {
 	for _, o := range g.overdue {
 		w.dur(o.at)
 		w.u64(uint64(o.id))
+		w.str(o.channel)
 	}
 	w.u32(uint32(len(g.restores)))
 	for _, r := range g.restores {
@@ -74,11 +76,43 @@ func (g *Guard) Save(buf []byte) []byte {
 		w.u32(uint32(r.tries))
 		w.flag(r.under)
 	}
+	w.u32(uint32(len(g.holds)))
+	for i := range g.holds {
+		h := &g.holds[i]
+		w.u32(uint32(h.PID))
+		w.str(h.Name)
+		w.flag(h.All)
+		w.u64(uint64(h.id))
+		w.dur(h.until)
+		w.str(h.reason)
+		w.str(h.by)
+	}
+	g.foldAll()
+	w.u32(uint32(len(g.habits)))
+	for i := range g.habits {
+		g.habits[i].save(&w)
+	}
 	return w.b
 }
 
-func (g *Guard) counters() [10]*uint64 {
-	return [10]*uint64{&g.scans, &g.condemnations, &g.signals, &g.kills, &g.recoveries, &g.cleared, &g.unkillables, &g.exits, &g.vanished, &g.gapCount}
+// save writes the buckets that are not empty: a handful for most programs.
+func (h *habit) save(w *writer) {
+	w.str(h.name)
+	w.u64(h.beats)
+	w.u32(h.longest)
+	at := len(w.b)
+	w.u8(0)
+	for i, n := range h.buckets {
+		if n > 0 {
+			w.b[at]++
+			w.u8(uint8(i))
+			w.u32(n)
+		}
+	}
+}
+
+func (g *Guard) counters() [12]*uint64 {
+	return [12]*uint64{&g.scans, &g.condemnations, &g.signals, &g.kills, &g.recoveries, &g.cleared, &g.unkillables, &g.exits, &g.vanished, &g.gapCount, &g.would, &g.waits}
 }
 
 func (t *target) save(w *writer, due time.Duration) {
@@ -102,6 +136,13 @@ func (t *target) save(w *writer, due time.Duration) {
 	w.flag(t.gapSpent)
 	w.flag(t.soft)
 	w.str(t.softWhy)
+	w.flag(t.softSeen)
+	w.dur(t.softAt)
+	w.dur(t.softCPU)
+	w.dur(t.softRun)
+	w.u8(t.softState)
+	w.flag(t.waited)
+	w.flag(t.heldBy)
 	w.flag(t.beaten)
 	w.flag(t.known)
 	w.u8(uint8(t.consent))
@@ -180,9 +221,10 @@ func Restore(cfg *config.Config, state []byte) (*Guard, error) {
 	}
 	g.targets = make([]target, all)
 	g.due = make([]time.Duration, all)
+	g.rings = make([]gapRing, all)
 	for ix := range g.due {
 		g.due[ix] = never
-		g.targets[ix].slot = -1
+		g.targets[ix].slot, g.targets[ix].habit = -1, -1
 	}
 	for ; used > 0 && !r.bad; used-- {
 		ix := int(r.u32())
@@ -224,7 +266,7 @@ func Restore(cfg *config.Config, state []byte) (*Guard, error) {
 		b.queue = append(b.queue, TargetID(r.u64()))
 	}
 	for n := r.count(maxSlots); n > 0 && !r.bad; n-- {
-		g.overdue = append(g.overdue, overdue{r.upTo(attn), TargetID(r.u64())})
+		g.overdue = append(g.overdue, overdue{r.upTo(attn), TargetID(r.u64()), r.str()})
 	}
 	for n := r.count(maxSlots); n > 0 && !r.bad; n-- {
 		x := restore{at: r.upTo(never), unit: r.str(), pid: int32(r.u32()), tries: int(r.u32()), under: r.flag()}
@@ -233,12 +275,19 @@ func Restore(cfg *config.Config, state []byte) (*Guard, error) {
 		}
 		g.restores = append(g.restores, x)
 	}
+	for n := r.count(maxHolds); n > 0 && !r.bad; n-- {
+		g.holds = append(g.holds, hold{Selector: Selector{int32(r.u32()), r.str(), r.flag()}, id: TargetID(r.u64()), until: r.upTo(g.clock.last + holdMax), reason: r.str(), by: r.str()})
+	}
+	for n := r.count(maxHabits); n > 0 && !r.bad; n-- {
+		g.restoreHabit(&r)
+	}
 	if r.bad || len(r.b) != 0 {
 		return nil, errState
 	}
 	if err := g.consistent(); err != nil {
 		return nil, err
 	}
+	g.holds = slices.DeleteFunc(g.holds, func(h hold) bool { _, known := g.byID[h.id]; return h.PID != 0 && !known })
 	for ix := range g.targets {
 		if t := &g.targets[ix]; t.used {
 			g.afterRestore(int32(ix))
@@ -247,11 +296,32 @@ func Restore(cfg *config.Config, state []byte) (*Guard, error) {
 	return g, nil
 }
 
+func (g *Guard) restoreHabit(r *reader) {
+	h := habit{name: r.str(), beats: r.u64(), longest: r.u32()}
+	for n := r.u8(); n > 0 && !r.bad; n-- {
+		i := r.u8()
+		if i >= gapBuckets {
+			r.bad = true
+			return
+		}
+		h.buckets[i] = r.u32()
+	}
+	if _, twice := g.habitOf[h.name]; twice {
+		r.bad = true
+		return
+	}
+	g.habitOf[h.name] = int32(len(g.habits))
+	g.habits = append(g.habits, h)
+}
+
 // afterRestore puts a target into a state that needs no answer from before.
 func (g *Guard) afterRestore(ix int32) {
 	t := &g.targets[ix]
 	due := g.due[ix]
 	g.applyPolicy(ix)
+	if t.known {
+		g.findHabit(ix)
+	}
 	t.backoff = retryMin
 	t.opening = t.state != Ended
 	state := t.state
@@ -263,6 +333,9 @@ func (g *Guard) afterRestore(ix int32) {
 			return // see reidentified
 		}
 		t.state, g.due[ix] = Guarded, g.clock.attn
+		if t.verdict != "" { // its episode began before
+			t.state = Reported
+		}
 		g.forgetLate(t.id)
 	case Wiped:
 		g.due[ix] = g.clock.attn + wipedWait
@@ -273,8 +346,8 @@ func (g *Guard) afterRestore(ix int32) {
 
 func (t *target) restore(r *reader, attn time.Duration) {
 	*t = target{
-		used: true,
-		id:   TargetID(r.u64()), pid: int32(r.u32()),
+		used: true, habit: -1,
+		id: TargetID(r.u64()), pid: int32(r.u32()),
 		facts: Facts{Start: r.u64(), Inode: r.u64(), UID: r.u32(), PPID: int32(r.u32()), PGID: int32(r.u32()), User: r.str(), Unit: r.str(), Comm: r.str()},
 		state: State(r.u8()),
 	}
@@ -283,6 +356,8 @@ func (t *target) restore(r *reader, attn time.Duration) {
 	t.table, t.slot = TableID(r.u32()), int32(r.u32())
 	t.since, t.given = r.upTo(attn), r.upTo(maxTime)
 	t.gapSpent, t.soft, t.softWhy = r.flag(), r.flag(), r.str()
+	t.softSeen, t.softAt, t.softCPU, t.softRun, t.softState = r.flag(), r.upTo(attn), r.upTo(never), r.upTo(never), r.u8()
+	t.waited, t.heldBy = r.flag(), r.flag()
 	t.beaten, t.known = r.flag(), r.flag()
 	t.consent = Consent(r.u8())
 	t.complaint = r.str()
@@ -372,7 +447,7 @@ func (g *Guard) consistent() error {
 			}
 		}
 		switch t.state {
-		case Guarded, Rereading, Late, Held, Reported, Braked:
+		case Guarded, Rereading, Late, Held, Waiting, Reported, Braked:
 			if t.slots == 0 {
 				return fmt.Errorf("%w: target %d is %s without a record", errState, t.pid, t.state)
 			}

@@ -24,7 +24,9 @@ const (
 	Late
 	// Held: late, and stopped, traced, frozen or dumping: left alone for as long.
 	Held
-	// Reported: late, and not acted on: a rule, an observer, no consent.
+	// Waiting: starved or blocked, and given one more timeout.
+	Waiting
+	// Reported: late, and not acted on: a rule, an order, an observer, no consent.
 	Reported
 	// Braked: condemned, and the brake holds its ladder.
 	Braked
@@ -44,7 +46,7 @@ const (
 // sigkill is the signal that nobody survives, by its name in a [LadderReport].
 const sigkill = "SIGKILL"
 
-var stateNames = [numStates]string{"watched", "guarded", "rereading", "late", "held", "reported",
+var stateNames = [numStates]string{"watched", "guarded", "rereading", "late", "held", "waiting", "reported",
 	"braked", "ladder", "unkillable", "wiped", "unguarded", "ended"}
 
 func (s State) String() string {
@@ -66,8 +68,9 @@ const (
 	// lookWait bounds the wait for what a verdict needs. Reading the consent
 	// anew can block on just the process that is stuck; the answer "unknown"
 	// comes within a second then, or later when others are stuck as well. After
-	// this the consent of old stands. A state that cannot be read is asked for
-	// again each lookAgain; without one nobody is ended.
+	// this the consent of old stands, and what evidence there is has to do. A
+	// state that cannot be read is asked for again each lookAgain; without one
+	// nobody is ended.
 	lookWait  = 10 * time.Second
 	lookAgain = time.Second
 	// notLatched stands for the timeout of a target before its first record is
@@ -86,9 +89,10 @@ type target struct {
 	given    time.Duration // what stalls of the daemon have added to this silence
 	limit    time.Duration // timeout in force: the rule's or the client's; 0: never late
 	patience time.Duration // limit plus margin
-	softWhy  string        // what excused it then
+	softWhy  string        // what excused it at the soft look
 	state    State
-	soft     bool // the soft look at this silence was taken
+	soft     bool // the soft look at this silence was asked for
+	softSeen bool // and answered
 	gapSpent bool // a gap has restarted this silence already
 	beaten   bool // it has beaten at least once
 	used     bool
@@ -116,14 +120,28 @@ type target struct {
 	backoff   time.Duration
 	complaint string // the refusal that was reported last
 
+	// The soft look.
+	softAt    time.Duration
+	softCPU   time.Duration
+	softRun   time.Duration
+	softState byte
+
+	habit int32 // of its name, -1: none
+
 	// The episode.
 	lateAt      time.Duration // when it became late
 	verdict     string
 	awaitLook   bool
 	awaitAsk    bool
-	gathered    time.Duration // when the evidence was asked for
+	awaitProof  bool
+	examining   bool          // Examine is under way
+	gathered    time.Duration // when the answers that are waited for were asked for
+	readAt      time.Duration // when its records were read once more
 	rereads     int
 	look        Looked
+	proof       Examined
+	waited      bool // it had its one more timeout
+	heldBy      bool // reported, because an order holds it
 	heldSince   time.Duration
 	brakedSince time.Duration
 	let         bool   // the brake let it go: one more look, then its ladder
@@ -155,8 +173,10 @@ func (g *Guard) newTarget(id TargetID, pid int32, f Facts) int32 {
 		ix = int32(len(g.targets))
 		g.targets = append(g.targets, target{})
 		g.due = append(g.due, never)
+		g.rings = append(g.rings, gapRing{})
 	}
-	g.targets[ix] = target{id: id, pid: pid, facts: f, used: true, timeout: notLatched, since: g.clock.attn, backoff: retryMin, slot: -1}
+	g.targets[ix] = target{id: id, pid: pid, facts: f, used: true, timeout: notLatched, since: g.clock.attn, backoff: retryMin, slot: -1, habit: -1}
+	g.rings[ix] = gapRing{}
 	g.due[ix] = never
 	g.byPID[pid] = ix
 	g.byID[id] = ix
@@ -173,9 +193,14 @@ func (g *Guard) release(ix int32) {
 	}
 	g.unbrake(ix)
 	g.forgetLate(t.id)
+	g.fold(ix)
+	g.dropHoldOf(t.id)
 	g.decide(Release{t.id})
 	g.eachRecord(ix, func(tb *tableState, i int32) {
 		s := &tb.slots[i]
+		if s.phase == slotLatched && t.state == Ended && t.consent == ConsentProven {
+			g.sayWouldClear(tb, i)
+		}
 		s.owner = -1
 		if s.phase == slotLatched || s.phase == slotForming {
 			s.phase, s.since = slotOrphan, g.clock.attn
@@ -189,7 +214,7 @@ func (g *Guard) release(ix int32) {
 		delete(g.byPID, t.pid)
 	}
 	delete(g.byID, t.id)
-	*t = target{slot: -1}
+	*t = target{slot: -1, habit: -1}
 	g.due[ix] = never
 	g.free = append(g.free, ix)
 }
@@ -265,7 +290,7 @@ func (g *Guard) wiped(ix int32) {
 	t := &g.targets[ix]
 	g.unbrake(ix)
 	t.state = Wiped
-	t.awaitLook, t.awaitAsk, t.let = false, false, false
+	t.dropQuestions()
 	g.due[ix] = g.clock.attn + wipedWait
 }
 
@@ -279,6 +304,11 @@ func (g *Guard) findFirst(ix int32) {
 			}
 		}
 	}
+}
+
+// dropQuestions forgets what was asked for a verdict: it is not needed any more.
+func (t *target) dropQuestions() {
+	t.awaitLook, t.awaitAsk, t.awaitProof, t.let = false, false, false, false
 }
 
 // eachRecord calls f for each record of a target.
@@ -329,7 +359,7 @@ func (g *Guard) setPatience(ix int32) {
 // settleState puts a target that is not in an episode to Watched or Guarded.
 func (g *Guard) settleState(ix int32) {
 	t := &g.targets[ix]
-	t.verdict = ""
+	t.verdict, t.waited, t.heldBy = "", false, false
 	t.state, g.due[ix] = Watched, never
 	if t.consent != ConsentProven {
 		g.askLater(ix)
@@ -357,7 +387,7 @@ func (t *target) nextLook() time.Duration {
 
 // beat begins a new silence.
 func (t *target) beat(now time.Duration) {
-	t.since, t.given, t.gapSpent, t.soft, t.untraced = now, 0, false, false, false
+	t.since, t.given, t.gapSpent, t.soft, t.softSeen, t.untraced = now, 0, false, false, false, false
 	if t.softWhy != "" {
 		t.softWhy = ""
 	}
@@ -367,16 +397,23 @@ func (t *target) beat(now time.Duration) {
 func (g *Guard) beat(ix int32) {
 	t := &g.targets[ix]
 	silent := t.silence(g.clock.attn)
+	g.noteGap(ix, silent)
 	t.beat(g.clock.attn)
 	t.beaten = true
 	switch t.state {
-	case Watched, Rereading:
+	case Watched:
 		g.settleState(ix)
+	case Rereading:
+		if t.verdict != "" { // its episode began before
+			g.recovered(ix, silent)
+		} else {
+			g.settleState(ix)
+		}
 	case Guarded:
 		if t.limit > 0 {
 			g.due[ix] = t.nextLook()
 		}
-	case Late, Held, Reported:
+	case Late, Held, Waiting, Reported:
 		g.recovered(ix, silent)
 	case Braked:
 		g.brake.heldBeat = true
@@ -409,7 +446,8 @@ func (g *Guard) recovered(ix int32, silent time.Duration) {
 	g.recoveries++
 	g.emit(e)
 	t.killedBy, t.sent, t.step = "", false, 0
-	t.awaitLook, t.awaitAsk, t.resume, t.let = false, false, false, false
+	t.resume = false
+	t.dropQuestions()
 	if t.slots == 0 {
 		g.wiped(ix)
 		return
@@ -424,6 +462,7 @@ func (g *Guard) announce(ix int32) {
 		return
 	}
 	t.known = true
+	g.findHabit(ix)
 	e := g.about(ix, EvRegistered, LevelInfo, "")
 	limit := "timeout " + seconds(t.limit)
 	if t.limit <= 0 {
@@ -547,7 +586,7 @@ func (o Consented) apply(g *Guard) {
 			// forged one, and its own has not been seen yet.
 			g.forgetLate(t.id)
 			t.state, t.verdict, g.due[ix] = Guarded, "unverified", g.clock.attn
-			t.awaitLook, t.awaitAsk = false, false
+			t.dropQuestions()
 		}
 	}
 	switch {
@@ -563,10 +602,8 @@ func (o Consented) apply(g *Guard) {
 		return
 	case t.awaitAsk:
 		t.awaitAsk = false
-		if g.clock.attn > t.gathered { // the look at its records is old by now
-			g.readAgain(ix)
-		} else {
-			g.judging = append(g.judging, t.id) // a scan of this wake may show a beat
+		if !t.awaitProof {
+			g.lastLook(ix)
 		}
 		return
 	}
@@ -651,7 +688,8 @@ func (g *Guard) ended(ix int32, status string) {
 	was := t.state
 	g.unbrake(ix)
 	t.state, t.status = Ended, status
-	t.awaitLook, t.awaitAsk, t.resume = false, false, false
+	t.resume = false
+	t.dropQuestions()
 	g.due[ix] = g.clock.attn + reapWait
 	g.exits++
 	if g.byPID[t.pid] == ix {

@@ -1,6 +1,7 @@
 package guard
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/checkprocd/checkprocd/pkg/table"
@@ -24,6 +25,7 @@ type View struct {
 	Silence  time.Duration
 	Deadline time.Duration // until it is late; negative: since; 0 with Timeout 0: never
 	Rule     int           // -1: the defaults
+	Hold     string        // why an order holds it, "" if none does
 }
 
 var phaseNames = [...]string{"empty", "forming", "guarded", "stale", "foreign", "refused", "unverified"}
@@ -67,6 +69,9 @@ func (g *Guard) view(ix int32, slots []int32) View {
 	v := View{ID: t.id, Table: t.table, Slot: t.slot, Slots: slots, PID: t.pid, Name: t.displayName(), Unit: t.facts.Unit,
 		UID: t.facts.UID, Target: true, State: t.state.String(), Verdict: t.verdict, Reason: t.complaint,
 		Timeout: t.limit, Silence: t.silence(g.clock.attn), Rule: t.policy.Rule}
+	if h := g.heldBy(ix); h != nil {
+		v.Hold = fmt.Sprintf("held by %s for %s more%s", orSomebody(h.by), seconds(h.until-g.clock.last), h.because())
+	}
 	switch {
 	case t.state == Wiped || t.state == Unguarded: // nobody judges it
 		v.Timeout = 0
@@ -94,12 +99,14 @@ func (g *Guard) view(ix int32, slots []int32) View {
 // Counters are counted since the registry began.
 type Counters struct {
 	Scans, Condemned, Signalled, Killed, Recovered, Cleared, Unkillable, Exits, Gaps uint64
+	Would                                                                            uint64 // decided, and only reported
+	Waited                                                                           uint64 // starved or blocked, and given one more timeout
 }
 
 // Count returns the counters.
 func (g *Guard) Count() Counters {
 	return Counters{Scans: g.scans, Condemned: g.condemnations, Signalled: g.signals, Killed: g.kills, Recovered: g.recoveries,
-		Cleared: g.cleared, Unkillable: g.unkillables, Exits: g.exits, Gaps: g.gapCount}
+		Would: g.would, Waited: g.waits, Cleared: g.cleared, Unkillable: g.unkillables, Exits: g.exits, Gaps: g.gapCount}
 }
 
 // BrakeView is what is to be seen of the brake.
@@ -140,7 +147,7 @@ func (g *Guard) Tally() Tally {
 			n.Held++
 		case t.state == Ladder || t.state == Unkillable:
 			n.Ladders++
-		case t.state == Late || t.state == Rereading || t.state == Reported || t.state == Braked:
+		case t.state == Late || t.state == Rereading || t.state == Waiting || t.state == Reported || t.state == Braked:
 			n.Late++
 		case t.state == Guarded && t.consent == ConsentProven:
 			n.Guarded++

@@ -52,6 +52,7 @@ type world struct {
 
 	// How the host behaves.
 	askDelay   time.Duration // until an answer about consent
+	proofDelay time.Duration // until the evidence is in
 	unreadable *proc         // whose maps cannot be read
 	wordDelay  time.Duration // until the last word of a ladder comes
 	signalErr  string        // why no signal can be sent
@@ -117,6 +118,7 @@ type proc struct {
 	state  byte
 	look   Looked // Frozen, Dumping, Tracer
 	blind  string // why its state cannot be read
+	proof  Examined
 
 	consent Consent // what its maps show now
 	termIn  time.Duration
@@ -369,7 +371,7 @@ func (w *world) restart() {
 	// whatever a test posted are of the world.
 	w.mail = slices.DeleteFunc(w.mail, func(l letter) bool {
 		switch l.obs.(type) {
-		case Consented, Exited, LadderReport, RestoreDone:
+		case Consented, Examined, Exited, LadderReport, RestoreDone:
 			return true
 		}
 		return false
@@ -465,6 +467,17 @@ func (w *world) do(d Decision) Observation {
 				}
 				w.post(0, o)
 			}
+		})
+	case Examine:
+		w.need(d, d.Target)
+		p := w.held[d.Target]
+		w.in(w.proofDelay, func() {
+			if p == nil || w.held[d.Target] != p {
+				return
+			}
+			o := p.proof
+			o.Target, o.State, o.Threads = d.Target, p.state, max(o.Threads, 1)
+			w.post(0, o)
 		})
 	case LookAt:
 		w.need(d, d.Target)

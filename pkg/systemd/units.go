@@ -9,6 +9,7 @@ import (
 
 	sddbus "github.com/coreos/go-systemd/v22/dbus"
 	"github.com/godbus/dbus/v5"
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -98,6 +99,19 @@ func (u *Units) Start(ctx context.Context, unit string) (result string, err erro
 			}
 		}
 	}
+}
+
+// Kill has systemd send a signal to all processes of a unit.
+func (u *Units) Kill(ctx context.Context, unit string, sig unix.Signal) error {
+	conn, err := u.connection(ctx)
+	if err != nil {
+		return fmt.Errorf("kill %s: %w", unit, err)
+	}
+	if err := conn.KillUnitWithTarget(ctx, unit, sddbus.All, int32(sig)); err != nil {
+		u.failed(conn, err)
+		return fmt.Errorf("kill %s: %w", unit, err)
+	}
+	return nil
 }
 
 // Close ends the connection. A later call connects anew.

@@ -5,6 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/user"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/checkprocd/checkprocd/pkg/config"
 	"github.com/checkprocd/checkprocd/pkg/control"
@@ -55,25 +61,109 @@ func (h handler) Check(ctx context.Context, _ control.Caller) ([]control.Finding
 }
 
 func (h handler) Reload(ctx context.Context, c control.Caller) (control.ReloadResult, error) {
-	return h.d.reload(ctx, fmt.Sprintf("uid %d (pid %d)", c.UID, c.PID))
+	return h.d.reload(ctx, who(c))
 }
 
-var errNotYet = errors.New("not there yet")
-
-func (h handler) Hold(context.Context, control.Caller, control.HoldRequest) (control.Hold, error) {
-	return control.Hold{}, errNotYet
+func (h handler) Hold(ctx context.Context, c control.Caller, r control.HoldRequest) (control.Hold, error) {
+	o := guard.HoldOrder{PID: r.PID, Name: r.Name, All: r.All, For: time.Duration(r.ForUsec) * time.Microsecond, Reason: reasonOf(r.Reason), By: who(c)}
+	var v guard.HoldView
+	err := h.order(ctx, func() (err error) {
+		v, err = h.d.guard.Hold(o)
+		return err
+	})
+	return holdOf(v), err
 }
 
-func (h handler) Release(context.Context, control.Caller, control.Selector) (int, error) {
-	return 0, errNotYet
+func (h handler) Release(ctx context.Context, c control.Caller, s control.Selector) (released int, err error) {
+	by := who(c)
+	err = h.order(ctx, func() (err error) {
+		released, err = h.d.guard.Unhold(guard.Selector{PID: s.PID, Name: s.Name, All: s.All}, by)
+		return err
+	})
+	return released, err
 }
 
-func (h handler) Brake(context.Context, control.Caller, control.BrakeOrder) (int, error) {
-	return 0, errNotYet
+func (h handler) Brake(ctx context.Context, c control.Caller, order control.BrakeOrder) (targets int, err error) {
+	by := who(c)
+	err = h.order(ctx, func() error {
+		targets = h.d.guard.OrderBrake(order == control.BrakeGo, by)
+		if order == control.BrakeGo && targets > 0 { // of the others each hold is reported
+			h.d.say(guard.EvReleased, guard.LevelWarning, "order", fmt.Sprintf("%s ordered: the brake lets go of all %d that it holds", by, targets))
+		}
+		return nil
+	})
+	return targets, err
 }
 
-func (h handler) Advise(context.Context, control.Caller) ([]control.Advice, error) {
-	return nil, errNotYet
+func (h handler) Advise(ctx context.Context, _ control.Caller) ([]control.Advice, error) {
+	var list []guard.Advice
+	if err := h.d.inLoop(ctx, func() { list = h.d.guard.Advice() }); err != nil {
+		return nil, err
+	}
+	out := make([]control.Advice, len(list))
+	for i, a := range list {
+		out[i] = control.Advice{Name: a.Name, Targets: a.Targets, Beats: int64(a.Beats), P50Usec: a.P50.Microseconds(), P99Usec: a.P99.Microseconds(),
+			P999Usec: a.P999.Microseconds(), MaxUsec: a.Max.Microseconds(), TimeoutUsec: a.Timeout.Microseconds(), WantsUsec: a.Wants.Microseconds(),
+			Verdict: a.Verdict}
+	}
+	return out, nil
+}
+
+// order has the loop carry out an order; what follows from it is decided in the
+// same turn.
+func (h handler) order(ctx context.Context, do func() error) error {
+	var refused error
+	if err := h.d.inLoop(ctx, func() { refused = do() }); err != nil {
+		return err
+	}
+	var wrong *guard.OrderError
+	if errors.As(refused, &wrong) && wrong.NoTarget {
+		return fmt.Errorf("%w: %w", control.ErrNoTarget, refused)
+	}
+	return refused
+}
+
+// who names the one that gives an order, for the journal: "uid 1000 (alice, pid
+// 42)". A process of another pid namespace has no pid here.
+func who(c control.Caller) string {
+	var known []string
+	if u, err := user.LookupId(strconv.FormatUint(uint64(c.UID), 10)); err == nil {
+		known = append(known, oneLine(u.Username))
+	}
+	if c.PID != 0 {
+		known = append(known, fmt.Sprintf("pid %d", c.PID))
+	}
+	text := fmt.Sprintf("uid %d", c.UID)
+	if len(known) > 0 {
+		text += " (" + strings.Join(known, ", ") + ")"
+	}
+	return text
+}
+
+// reasonOf is what is kept of the reason that a caller gives.
+func reasonOf(text string) string { return oneLine(strings.TrimSpace(text)) }
+
+// oneLine makes what others wrote fit for log and terminal: what does not print
+// is escaped, and what is beyond control.MaxText bytes is cut off.
+func oneLine(text string) string {
+	var out []byte
+	for _, r := range text {
+		n := len(out)
+		if unicode.IsPrint(r) {
+			out = utf8.AppendRune(out, r)
+		} else {
+			quoted := strconv.QuoteRuneToASCII(r)
+			out = append(out, quoted[1:len(quoted)-1]...)
+		}
+		if len(out) > control.MaxText {
+			return string(out[:n])
+		}
+	}
+	return string(out)
+}
+
+func holdOf(v guard.HoldView) control.Hold {
+	return control.Hold{PID: v.PID, Name: v.Name, All: v.All, LeftUsec: v.Left.Microseconds(), Reason: v.Reason, By: v.By, Targets: v.Targets}
 }
 
 // status is the daemon as a whole, on the loop.
@@ -87,7 +177,8 @@ func (d *Daemon) status() control.Status {
 		Targets:     control.Targets{Total: n.Targets, Guarded: n.Guarded, Forming: n.Forming, Late: n.Late, Held: n.Held, Ladders: n.Ladders, Unverified: n.Unverified},
 		Counters: control.Counters{Condemned: int64(count.Condemned), Signalled: int64(count.Signalled), Killed: int64(count.Killed),
 			Recovered: int64(count.Recovered), Cleared: int64(count.Cleared), Unkillable: int64(count.Unkillable),
-			Gaps: int64(count.Gaps), Exits: int64(count.Exits), DroppedLogRecords: int64(d.sinks.dropped())},
+			Gaps: int64(count.Gaps), Exits: int64(count.Exits), DroppedLogRecords: int64(d.sinks.dropped()),
+			Would: int64(count.Would), Waited: int64(count.Waited)},
 		Brake:    control.Brake{On: brake.On, Waiting: brake.Waiting, SinceUsec: brake.Since.Microseconds()},
 		Scan:     control.Scan{Count: d.scan.count, LastUsec: d.scan.last.Microseconds(), MaxUsec: d.scan.max.Microseconds()},
 		BootID:   d.saved.boot,
@@ -95,6 +186,9 @@ func (d *Daemon) status() control.Status {
 	}
 	if !acts {
 		s.Mode = control.ModeObserving
+	}
+	for _, v := range d.guard.Holds() {
+		s.Holds = append(s.Holds, holdOf(v))
 	}
 	for _, f := range d.features {
 		s.Features = append(s.Features, control.Feature{Name: f.Name, Since: f.Since, Error: f.Err})
@@ -135,7 +229,7 @@ func (d *Daemon) targets() []control.Target {
 		t := control.Target{
 			Table: int(v.Table), Slot: int(v.Slot), PID: v.PID, Name: v.Name, Unit: v.Unit, UID: v.UID,
 			TimeoutUsec: v.Timeout.Microseconds(), SilenceUsec: v.Silence.Microseconds(), DeadlineUsec: v.Deadline.Microseconds(),
-			Verdict: v.Verdict, Reason: v.Reason, Rule: v.Rule, State: control.TargetState(v.State),
+			Verdict: v.Verdict, Reason: v.Reason, Rule: v.Rule, State: control.TargetState(v.State), Hold: v.Hold,
 		}
 		if s, ok := states[v.State]; ok {
 			t.State = s

@@ -12,16 +12,15 @@ const (
 	brakePace = time.Second
 	// brakeMax is the longest that one target is held by the brake.
 	brakeMax = 60 * time.Second
-	// brakeChannel: so many targets that are blocked on one wait channel within
-	// the window are a wave, however many others there are.
+	// brakeChannel: so many targets that are blocked on one wait channel are a
+	// wave, however many others there are.
 	brakeChannel = 3
 )
 
 // overdue notes that a target fell late, for the brake's count of a wave.
 type overdue struct {
-	at      time.Duration
-	id      TargetID
-	channel string // what it is blocked on, "" if it is not
+	at time.Duration
+	id TargetID
 }
 
 // brake stops a wave of kills: when many targets fall overdue together, the
@@ -40,6 +39,7 @@ type brake struct {
 	heldBeat bool       // a held or released one beat, since the last release
 	delayed  bool       // a gap has put the next release off
 	ordered  bool       // by an operator: all that are held now go
+	many     bool       // more than half fell late, not just some that share a wait channel
 
 	held, spared, released int // of this wave
 }
@@ -50,15 +50,6 @@ func (g *Guard) forgetLate(id TargetID) {
 		if g.overdue[i].id == id {
 			g.overdue = append(g.overdue[:i], g.overdue[i+1:]...)
 			return
-		}
-	}
-}
-
-// noteChannel notes what a late target is blocked on.
-func (g *Guard) noteChannel(id TargetID, channel string) {
-	for i := range g.overdue {
-		if g.overdue[i].id == id {
-			g.overdue[i].channel = channel
 		}
 	}
 }
@@ -99,28 +90,35 @@ func (g *Guard) wave() (late, of int, is bool) {
 		}
 	}
 	late = len(g.overdue)
-	return late, of, b.Enabled && (late >= b.AtLeast && float64(late) > b.Fraction*float64(of) || g.sharedChannel() != "")
+	return late, of, b.Enabled && late >= b.AtLeast && float64(late) > b.Fraction*float64(of)
 }
 
 // sharedChannel is the wait channel that several late targets are blocked on, ""
 // for none: a mount or a device that hangs is not their fault.
 func (g *Guard) sharedChannel() string {
-	for i := range g.overdue {
+	if !g.cfg.Brake.Enabled {
+		return ""
+	}
+	for i := range g.targets {
+		c := g.targets[i].channel
+		if c == "" {
+			continue
+		}
 		n := 0
-		for k := range g.overdue {
-			if c := g.overdue[i].channel; c != "" && g.overdue[k].channel == c {
+		for k := i; k < len(g.targets); k++ {
+			if g.targets[k].channel == c {
 				n++
 			}
 		}
 		if n >= brakeChannel {
-			return g.overdue[i].channel
+			return c
 		}
 	}
 	return ""
 }
 
-// alone says whether a target that is condemned during a wave has nothing to do
-// with it: more than half of the others have beaten since the wave began.
+// alone says whether a target that is condemned while many hang has nothing to do
+// with them: more than half of the others have beaten since that began.
 func (g *Guard) alone(ix int32) bool {
 	beat, of := 0, 0
 	for i := range g.targets {
@@ -133,39 +131,41 @@ func (g *Guard) alone(ix int32) bool {
 			beat++
 		}
 	}
-	t := &g.targets[ix]
-	return 2*beat > of && !(t.verdict == verdictBlocked && t.proof.Channel != "" && t.proof.Channel == g.sharedChannel())
+	return 2*beat > of
 }
 
 // settle decides at the end of a step which condemned targets get their ladder.
 func (g *Guard) settle() {
 	b := &g.brake
 	if len(g.condemned) > 0 {
-		late, of, wave := g.wave()
-		if wave && !b.on {
-			*b = brake{on: true, since: g.clock.attn, next: g.clock.attn + brakeHold, rate: 1}
-			e := &Event{Name: EvBrakeOn, Level: LevelError, Slot: -1, Reason: "wave"}
-			e.Message = fmt.Sprintf("%d of %d targets fell overdue within %s: the cause is probably not in them; holding new ladders for %s, then one by one",
-				late, of, seconds(g.cfg.Brake.Window), seconds(brakeHold))
-			if c := g.sharedChannel(); c != "" {
-				e.Reason = "wait channel"
-				e.Message = fmt.Sprintf("several targets are blocked in %s: the cause is probably there; holding new ladders for %s, then one by one", c, seconds(brakeHold))
-			}
-			g.emit(e)
-		}
+		late, of, many := g.wave()
+		shared := g.sharedChannel()
 		for _, id := range g.condemned {
 			ix, ok := g.byID[id]
 			if !ok || g.targets[ix].state != Braked {
 				continue
 			}
-			if b.on && !g.alone(ix) {
-				g.sayCondemned(ix, "held by the brake")
-				b.queue = append(b.queue, id)
-				b.held++
-			} else {
+			stuck := shared != "" && g.targets[ix].channel == shared
+			if !stuck && !many && !b.many || !stuck && b.many && g.alone(ix) {
 				g.sayCondemned(ix, "ending it")
 				g.begin(ix)
+				continue
 			}
+			if !b.on {
+				*b = brake{on: true, since: g.clock.attn, next: g.clock.attn + brakeHold, rate: 1}
+				e := &Event{Name: EvBrakeOn, Level: LevelError, Slot: -1, Reason: "wave"}
+				what := fmt.Sprintf("%d of %d targets fell overdue within %s: the cause is probably not in them", late, of, seconds(g.cfg.Brake.Window))
+				if !many {
+					e.Reason = "wait channel"
+					what = fmt.Sprintf("several targets are blocked in %s: the cause is probably there", shared)
+				}
+				e.Message = fmt.Sprintf("%s; holding new ladders for %s, then one by one", what, seconds(brakeHold))
+				g.emit(e)
+			}
+			b.many = b.many || many
+			g.sayCondemned(ix, "held by the brake")
+			b.queue = append(b.queue, id)
+			b.held++
 		}
 		g.condemned = g.condemned[:0]
 	}
@@ -206,7 +206,7 @@ func (g *Guard) releaseBraked() {
 	if len(b.queue) > 0 {
 		return
 	}
-	if _, _, wave := g.wave(); wave {
+	if _, _, many := g.wave(); many {
 		return
 	}
 	e := &Event{Name: EvBrakeOff, Level: LevelWarning, Slot: -1, Reason: "over"}

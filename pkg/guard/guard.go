@@ -122,10 +122,9 @@ func (g *Guard) Step(now time.Duration, observations ...Observation) []Decision 
 		g.decide(CancelLadder{id})
 	}
 	g.cancels = g.cancels[:0]
-	for _, e := range g.told {
-		g.emit(e)
-	}
-	g.told = g.told[:0]
+	g.beginHolds()
+	g.holdsDue()
+	g.tell()
 	for _, o := range observations {
 		o.apply(g)
 	}
@@ -176,9 +175,6 @@ func (g *Guard) timers() {
 	}
 	if len(g.restores) > 0 {
 		g.restoreDue()
-	}
-	if len(g.holds) > 0 {
-		g.holdsDue()
 	}
 }
 

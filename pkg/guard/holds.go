@@ -65,6 +65,7 @@ type hold struct {
 	Selector
 	id     TargetID // of the target with that pid
 	until  time.Duration
+	lasts  time.Duration // until is not known yet: so long from the next step on
 	reason string
 	by     string
 }
@@ -100,7 +101,7 @@ func (h *hold) because() string {
 // Hold takes an order; one for the same targets is replaced. Ladders under way
 // that it is about are stopped. The error is an *OrderError.
 func (g *Guard) Hold(o HoldOrder) (HoldView, error) {
-	h := hold{Selector: Selector{o.PID, o.Name, o.All}, until: g.clock.last + o.For, reason: o.Reason, by: o.By}
+	h := hold{Selector: Selector{o.PID, o.Name, o.All}, until: g.clock.last + o.For, lasts: o.For, reason: o.Reason, by: o.By}
 	given := 0
 	for _, is := range [...]bool{o.PID != 0, o.Name != "", o.All} {
 		if is {
@@ -198,6 +199,16 @@ func (g *Guard) endHold(at int, how string) {
 	g.told = append(g.told, e)
 }
 
+// beginHolds has orders that came since the last step begin now: that step may have
+// been half a second ago.
+func (g *Guard) beginHolds() {
+	for i := range g.holds {
+		if h := &g.holds[i]; h.lasts > 0 {
+			h.until, h.lasts = g.clock.last+h.lasts, 0
+		}
+	}
+}
+
 // holdsDue ends the orders whose time is over.
 func (g *Guard) holdsDue() {
 	for i := len(g.holds) - 1; i >= 0; i-- {
@@ -205,6 +216,10 @@ func (g *Guard) holdsDue() {
 			g.endHold(i, "its time is up")
 		}
 	}
+}
+
+// tell reports what orders led to.
+func (g *Guard) tell() {
 	for _, e := range g.told {
 		g.emit(e)
 	}

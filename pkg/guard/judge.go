@@ -246,8 +246,9 @@ func (g *Guard) judge(ix int32) {
 		return
 	}
 	t.verdict = g.verdictOf(t)
+	t.channel = ""
 	if t.verdict == verdictBlocked {
-		g.noteChannel(t.id, t.proof.Channel)
+		t.channel = t.proof.Channel
 	}
 	if g.notActedOn(ix) {
 		return

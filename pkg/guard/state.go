@@ -54,6 +54,7 @@ func (g *Guard) Save(buf []byte) []byte {
 	}
 	b := &g.brake
 	w.flag(b.on)
+	w.flag(b.many)
 	w.dur(b.since)
 	w.dur(b.next)
 	for _, n := range []int{b.rate, b.held, b.spared, b.released, len(b.queue)} {
@@ -66,7 +67,6 @@ func (g *Guard) Save(buf []byte) []byte {
 	for _, o := range g.overdue {
 		w.dur(o.at)
 		w.u64(uint64(o.id))
-		w.str(o.channel)
 	}
 	w.u32(uint32(len(g.restores)))
 	for _, r := range g.restores {
@@ -143,6 +143,7 @@ func (t *target) save(w *writer, due time.Duration) {
 	w.u8(t.softState)
 	w.flag(t.waited)
 	w.flag(t.heldBy)
+	w.str(t.channel)
 	w.flag(t.beaten)
 	w.flag(t.known)
 	w.u8(uint8(t.consent))
@@ -259,14 +260,14 @@ func Restore(cfg *config.Config, state []byte) (*Guard, error) {
 		}
 	}
 	b := &g.brake
-	b.on = r.flag()
+	b.on, b.many = r.flag(), r.flag()
 	b.since, b.next = r.upTo(attn), r.upTo(attn+brakeHold)
 	b.rate, b.held, b.spared, b.released = int(r.u32()), int(r.u32()), int(r.u32()), int(r.u32())
 	for n := r.count(maxSlots); n > 0 && !r.bad; n-- {
 		b.queue = append(b.queue, TargetID(r.u64()))
 	}
 	for n := r.count(maxSlots); n > 0 && !r.bad; n-- {
-		g.overdue = append(g.overdue, overdue{r.upTo(attn), TargetID(r.u64()), r.str()})
+		g.overdue = append(g.overdue, overdue{r.upTo(attn), TargetID(r.u64())})
 	}
 	for n := r.count(maxSlots); n > 0 && !r.bad; n-- {
 		x := restore{at: r.upTo(never), unit: r.str(), pid: int32(r.u32()), tries: int(r.u32()), under: r.flag()}
@@ -357,7 +358,7 @@ func (t *target) restore(r *reader, attn time.Duration) {
 	t.since, t.given = r.upTo(attn), r.upTo(maxTime)
 	t.gapSpent, t.soft, t.softWhy = r.flag(), r.flag(), r.str()
 	t.softSeen, t.softAt, t.softCPU, t.softRun, t.softState = r.flag(), r.upTo(attn), r.upTo(never), r.upTo(never), r.u8()
-	t.waited, t.heldBy = r.flag(), r.flag()
+	t.waited, t.heldBy, t.channel = r.flag(), r.flag(), r.str()
 	t.beaten, t.known = r.flag(), r.flag()
 	t.consent = Consent(r.u8())
 	t.complaint = r.str()

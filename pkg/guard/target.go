@@ -140,8 +140,9 @@ type target struct {
 	rereads     int
 	look        Looked
 	proof       Examined
-	waited      bool // it had its one more timeout
-	heldBy      bool // reported, because an order holds it
+	channel     string // the wait channel that it is blocked on, "" if it is not
+	waited      bool   // it had its one more timeout
+	heldBy      bool   // reported, because an order holds it
 	heldSince   time.Duration
 	brakedSince time.Duration
 	let         bool   // the brake let it go: one more look, then its ladder
@@ -359,7 +360,7 @@ func (g *Guard) setPatience(ix int32) {
 // settleState puts a target that is not in an episode to Watched or Guarded.
 func (g *Guard) settleState(ix int32) {
 	t := &g.targets[ix]
-	t.verdict, t.waited, t.heldBy = "", false, false
+	t.verdict, t.channel, t.waited, t.heldBy = "", "", false, false
 	t.state, g.due[ix] = Watched, never
 	if t.consent != ConsentProven {
 		g.askLater(ix)
@@ -687,7 +688,7 @@ func (g *Guard) ended(ix int32, status string) {
 	}
 	was := t.state
 	g.unbrake(ix)
-	t.state, t.status = Ended, status
+	t.state, t.status, t.channel = Ended, status, ""
 	t.resume = false
 	t.dropQuestions()
 	g.due[ix] = g.clock.attn + reapWait

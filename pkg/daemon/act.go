@@ -98,6 +98,11 @@ func (d *Daemon) identify(x guard.Identify) guard.Identified {
 		out.Sight, out.Reason = guard.SightRefused, "a guard"
 		return out
 	}
+	if full := d.noRoom(); full != "" {
+		_ = p.Close()
+		out.Sight, out.Reason = guard.SightError, full
+		return out
+	}
 	if err := d.poller.Watch(p.FD(), uint64(x.Target)); err != nil {
 		_ = p.Close()
 		out.Sight, out.Reason = guard.SightError, err.Error()

@@ -110,3 +110,50 @@ func TestChildren(t *testing.T) {
 		}
 	}
 }
+
+// pair is a child and a helper beside it, which is ended with it.
+type pair struct {
+	*child
+	helper *child
+}
+
+func (p pair) Signal(sig unix.Signal) error {
+	if err := p.helper.Signal(sig); err == nil {
+		_ = p.child.Signal(sig) // ended already, or gets it
+		return nil
+	}
+	return p.child.Signal(sig)
+}
+
+func (p pair) Remains() bool { return !closed(p.helper.exited) }
+
+// TestStubbornHelper: the child obeys, its helper needs SIGKILL.
+func TestStubbornHelper(t *testing.T) {
+	p := pair{startChild(t, `echo ready; exec sleep 600`), startChild(t, `trap "" TERM; echo ready; exec sleep 600`)}
+	outcomes := make(chan Outcome, 10)
+	pool := New(1, func(o Outcome) { outcomes <- o })
+	defer pool.Close()
+	pool.Start(Job{Target: p, Exited: p.exited,
+		Steps: []config.Step{{Signal: unix.SIGTERM, Wait: 2 * time.Second}, {Signal: unix.SIGKILL, Wait: time.Minute}}})
+	deadline := time.After(2 * time.Minute)
+	for _, want := range []Outcome{
+		{Kind: Signalled, Step: 0, Signal: unix.SIGTERM},
+		{Kind: Signalled, Step: 1, Signal: unix.SIGKILL},
+		{Kind: Gone, Step: 1, Signal: unix.SIGKILL},
+	} {
+		select {
+		case got := <-outcomes:
+			if got != want {
+				t.Fatalf("got %+v, want %+v", got, want)
+			}
+		case <-deadline:
+			t.Fatalf("no %v within 2 minutes", want.Kind)
+		}
+	}
+	for c, want := range map[*child]syscall.Signal{p.child: unix.SIGTERM, p.helper: unix.SIGKILL} {
+		<-c.exited
+		if status := c.cmd.ProcessState.Sys().(syscall.WaitStatus); status.Signal() != want {
+			t.Errorf("ended by %v, want %v", status.Signal(), want)
+		}
+	}
+}

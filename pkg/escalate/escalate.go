@@ -4,9 +4,7 @@
 package escalate
 
 import (
-	"errors"
 	"fmt"
-	"os"
 	"reflect"
 	"slices"
 	"sync"
@@ -17,26 +15,24 @@ import (
 	"github.com/checkprocd/checkprocd/pkg/config"
 )
 
-const (
-	// exitNotice is how long the notice of an exit may come after a signal found nobody. Measured: 0.1 ms, 56 ms on
-	// busy cores, and 30 µs more for each MB that the process holds.
-	exitNotice = time.Second
+// maxWatched bounds the select over queued jobs: one costs about 0.2 µs for each, and reflect allows 65536. Jobs
+// further behind are looked at when an earlier one leaves the queue.
+const maxWatched = 4096
 
-	// maxWatched bounds the select over queued jobs: one costs about 0.2 µs for each, and reflect allows 65536. Jobs
-	// further behind are looked at when an earlier one leaves the queue.
-	maxWatched = 4096
-)
-
-// Target is what a ladder ends.
+// Target is what a ladder ends: a process, and where its scope is wider, others with it. Remains may be asked by two
+// goroutines at once; all else comes from one at a time.
 type Target interface {
-	// Signal sends sig. The error about a target that has ended already satisfies errors.Is(err, unix.ESRCH) or
-	// errors.Is(err, os.ErrProcessDone).
+	// Signal sends sig. The error about a target that has ended already, with nobody of its scope left, satisfies
+	// errors.Is(err, unix.ESRCH) or errors.Is(err, os.ErrProcessDone).
 	Signal(sig unix.Signal) error
-	// Recovered reports whether the target beat again since it was condemned. It is asked before each signal.
+	// Recovered reports whether the target beat again since it was condemned. It is asked before each signal while the
+	// target lives.
 	Recovered() bool
-	// Dumping reports whether the target writes a core dump. It is asked when the wait after a step's signal is over.
+	// Dumping reports whether the target writes a core dump. It is asked when the wait after a signal is over: that wait
+	// then goes on, and it is asked again each second.
 	Dumping() bool
-	// Remains reports whether others that the ladder is for outlive the target. It is asked once Exited is closed.
+	// Remains reports whether others of the scope outlive the target. It is asked once Exited is closed, if this ladder
+	// has sent a signal: while it is true, waits and signals go on for the others. Each 50 ms of a wait it is asked anew.
 	Remains() bool
 }
 
@@ -48,11 +44,13 @@ type Job struct {
 	From   int // the first step to take
 
 	// Waited and Sent take a ladder up where an earlier process left it: the signal of step From was sent Waited ago.
-	// A Waited above 0 implies Sent. Time in the queue counts.
+	// A Waited above 0 implies Sent. Time in the queue counts. What is beyond the step's wait counts for DumpWait.
 	Waited time.Duration
 	Sent   bool
 
-	DumpWait time.Duration // for which the wait after a signal goes on at most while the target dumps core
+	// DumpWait is for how long, at most, the wait after each signal goes on while the target dumps core; 0: not at all.
+	// After SIGKILL it does not: that cuts a dump off.
+	DumpWait time.Duration
 
 	Exited <-chan struct{} // closed when the target has ended
 }
@@ -62,10 +60,10 @@ type Kind uint8
 
 const (
 	Signalled  Kind = iota // the signal of Step was sent; the ladder goes on
-	Dumping                // the wait of Step is over, and goes on for the core dump; once for each step, the ladder goes on
+	Dumping                // the wait of Step is over, and goes on for a core dump; the ladder goes on
 	Recovered              // beat again, and was spared
-	Gone                   // ended
-	Unkillable             // outlived the last step
+	Gone                   // ended, and nobody of its scope remains; or ended before any signal was sent
+	Unkillable             // outlived the last step, or others of its scope did
 	Failed                 // could not be signalled; Err says why. No further step is taken
 	Cancelled              // by Cancel or Close
 )
@@ -90,37 +88,14 @@ func (k Kind) String() string {
 	return fmt.Sprintf("kind %d", k)
 }
 
-// Outcome reports about a ladder: Signalled and Dumping for each step, then one of the other kinds, once.
+// Outcome reports about a ladder: Signalled for each step, then Dumping if the step waits for a dump, once; at the end
+// one of the other kinds, once. A ladder that is taken up in the middle of a dump reports that dump again.
 type Outcome struct {
 	ID     uint64
 	Kind   Kind
 	Step   int         // of Signalled, Dumping and Failed: that step; else the last one whose signal was sent, -1 for none
 	Signal unix.Signal // of that step, 0 for none
 	Err    error       // of Failed
-}
-
-// job is a Job under way. Its states:
-//
-//	queued ──▶ active ──▶ reported
-//	   └─────────────────────▲
-//
-// The worker (or, while it is queued, the watcher) alone moves it on; cancel only leaves word.
-type job struct {
-	Job
-	started time.Time // when Start took it
-
-	mu        sync.Mutex // held while a signal is sent: none follows a cancel
-	cancelled bool
-	cancel    chan struct{} // closed with cancelled
-}
-
-func (j *job) stop() {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if !j.cancelled {
-		j.cancelled = true
-		close(j.cancel)
-	}
 }
 
 // Pool runs ladders, each in a goroutine of its own, and at most as many at once as it is allowed; one more goroutine
@@ -156,10 +131,9 @@ func atLeastOne(n int) int { return max(n, 1) }
 // Start begins a ladder, or queues it behind those that came before. A job whose ID is under way already is ignored.
 // After Close it is reported as Cancelled, by Start itself.
 func (p *Pool) Start(spec Job) {
-	spec.Sent = spec.Sent || spec.Waited > 0
-	j := &job{Job: spec, started: time.Now(), cancel: make(chan struct{})}
+	j := newJob(spec)
 	if !p.enqueue(j) {
-		p.report(j.outcome(Cancelled, j.firstSent(), nil))
+		p.report(j.outcome(Cancelled))
 	}
 }
 
@@ -185,7 +159,7 @@ func (p *Pool) enqueue(j *job) bool {
 }
 
 // Cancel ends a ladder: when it returns, no further signal is sent. Its Outcome is Cancelled, or Gone when the target
-// has ended. An ID that is not under way is ignored.
+// has ended and nobody of its scope remains. An ID that is not under way is ignored.
 func (p *Pool) Cancel(id uint64) {
 	p.mu.Lock()
 	j := p.jobs[id]
@@ -287,147 +261,51 @@ func (p *Pool) forget(j *job) {
 // watch reports queued jobs that end or are cancelled, until the queue is empty.
 func (p *Pool) watch() {
 	for {
-		var over []Outcome
-		p.mu.Lock()
-		p.queue = slices.DeleteFunc(p.queue, func(j *job) bool {
-			switch {
-			case closed(j.Exited):
-				over = append(over, j.outcome(Gone, j.firstSent(), nil))
-			case closed(j.cancel):
-				over = append(over, j.outcome(Cancelled, j.firstSent(), nil))
-			default:
-				return false
-			}
-			p.forget(j)
-			return true
-		})
-		p.watching = len(p.queue) > 0
-		again := p.watching
-		cases := []reflect.SelectCase{{Dir: reflect.SelectRecv, Chan: reflect.ValueOf(p.wake)}}
-		for _, j := range p.queue[:min(len(p.queue), maxWatched)] {
-			cases = append(cases, reflect.SelectCase{Dir: reflect.SelectRecv, Chan: reflect.ValueOf(j.Exited)})
-		}
-		p.mu.Unlock()
+		over, ended, cases := p.sweep()
 		for _, o := range over {
 			p.report(o)
 		}
-		if !again {
-			return
-		}
-		reflect.Select(cases)
-	}
-}
-
-// firstSent is the last step whose signal was sent before this pool took the job; -1 for none.
-func (j *job) firstSent() int {
-	if j.Sent {
-		return j.From
-	}
-	return j.From - 1
-}
-
-func (j *job) outcome(kind Kind, step int, err error) Outcome {
-	o := Outcome{ID: j.ID, Kind: kind, Step: -1, Err: err}
-	if step >= 0 && step < len(j.Steps) {
-		o.Step, o.Signal = step, j.Steps[step].Signal
-	}
-	return o
-}
-
-// walk takes the steps, and returns the last outcome.
-func (p *Pool) walk(j *job) Outcome {
-	sent := j.firstSent()
-	if j.From < 0 || j.From >= len(j.Steps) {
-		return j.outcome(Failed, -1, fmt.Errorf("ladder of %d steps has no step %d", len(j.Steps), j.From))
-	}
-	for i := j.From; i < len(j.Steps); i++ {
-		wait := j.Steps[i].Wait
-		if i == j.From && j.Sent {
-			wait -= max(j.Waited, 0) + time.Since(j.started)
-		} else {
-			if closed(j.Exited) {
-				return j.outcome(Gone, sent, nil)
-			}
-			if j.Target.Recovered() {
-				return j.outcome(Recovered, sent, nil)
-			}
-			ok, err := j.signal(j.Steps[i].Signal)
-			if !ok {
-				return j.outcome(Cancelled, sent, nil)
-			}
-			if err != nil {
-				return j.unsent(i, sent, err)
-			}
-			sent = i
-			p.report(j.outcome(Signalled, i, nil))
-		}
-		if kind := j.await(wait); kind != Signalled {
-			return j.outcome(kind, sent, nil)
-		}
-	}
-	return j.outcome(Unkillable, sent, nil)
-}
-
-// signal sends sig; ok is false when the job was cancelled before.
-func (j *job) signal(sig unix.Signal) (ok bool, err error) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if j.cancelled {
-		return false, nil
-	}
-	return true, j.Target.Signal(sig)
-}
-
-// unsent is the outcome of a step whose signal could not be sent. Whatever the error is: when the notice of the exit
-// comes, the target was gone.
-func (j *job) unsent(step, sent int, err error) Outcome {
-	kind := j.await(exitNotice)
-	if kind != Signalled {
-		return j.outcome(kind, sent, nil)
-	}
-	if errors.Is(err, unix.ESRCH) || errors.Is(err, os.ErrProcessDone) {
-		return j.outcome(Gone, sent, nil)
-	}
-	return j.outcome(Failed, step, err)
-}
-
-// A wait is made of short sleeps, and what a sleep is late by counts only up to awaitSlack: a machine that was paused
-// must not use up the grace of a target that was paused with it.
-const (
-	awaitStep  = time.Second
-	awaitSlack = 250 * time.Millisecond
-)
-
-// await waits for the exit, for d at most: Gone, Cancelled, or Signalled when neither has come.
-func (j *job) await(d time.Duration) Kind {
-	timer := time.NewTimer(min(d, awaitStep))
-	defer timer.Stop()
-	for {
-		step, begin := min(d, awaitStep), time.Now()
-		select {
-		case <-j.Exited:
-		case <-j.cancel:
-		case <-timer.C:
-		}
-		// Of several that are ready, select takes any: the exit counts before all.
 		switch {
-		case closed(j.Exited):
-			return Gone
-		case closed(j.cancel):
-			return Cancelled
+		case len(ended) > 0:
+			for _, j := range ended {
+				j.askRemains()
+			}
+		case cases == nil:
+			return
+		default:
+			reflect.Select(cases)
 		}
-		if d -= min(time.Since(begin), step+awaitSlack); d <= 0 {
-			return Signalled
-		}
-		timer.Reset(min(d, awaitStep))
 	}
 }
 
-func closed(c <-chan struct{}) bool {
-	select {
-	case <-c:
+// sweep takes what is over out of the queue. It returns the outcomes, the jobs of which Remains has to be asked before
+// the next sweep (without the lock: it may read files), and what to wait for; no cases: the queue is empty.
+func (p *Pool) sweep() (over []Outcome, ended []*job, cases []reflect.SelectCase) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.queue = slices.DeleteFunc(p.queue, func(j *job) bool {
+		switch {
+		case j.queuedEnd() == endUnknown:
+			ended = append(ended, j)
+			return false
+		case j.queuedEnd() == endGone:
+			over = append(over, j.outcome(Gone))
+		case closed(j.cancel):
+			over = append(over, j.outcome(Cancelled))
+		default:
+			return false
+		}
+		p.forget(j)
 		return true
-	default:
-		return false
+	})
+	if p.watching = len(p.queue) > 0; !p.watching {
+		return over, nil, nil
 	}
+	cases = append(cases, reflect.SelectCase{Dir: reflect.SelectRecv, Chan: reflect.ValueOf(p.wake)})
+	for _, j := range p.queue[:min(len(p.queue), maxWatched)] {
+		if j.end == endNone {
+			cases = append(cases, reflect.SelectCase{Dir: reflect.SelectRecv, Chan: reflect.ValueOf(j.Exited)})
+		}
+	}
+	return over, ended, cases
 }

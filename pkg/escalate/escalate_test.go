@@ -38,6 +38,11 @@ type fake struct {
 	recovered func() bool
 	asked     int
 	onSignal  func(unix.Signal)
+
+	dumping      func() bool
+	dumpingAsked int
+	remains      func() bool
+	remainsAsked int
 }
 
 func newFake() *fake { return &fake{exited: make(chan struct{})} }
@@ -67,8 +72,19 @@ func (f *fake) Recovered() bool {
 	return f.recovered != nil && f.recovered()
 }
 
-func (f *fake) Dumping() bool { return false }
-func (f *fake) Remains() bool { return false }
+func (f *fake) Dumping() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.dumpingAsked++
+	return f.dumping != nil && f.dumping()
+}
+
+func (f *fake) Remains() bool {
+	f.mu.Lock()
+	f.remainsAsked++
+	f.mu.Unlock() // two may ask at once
+	return f.remains != nil && f.remains()
+}
 
 func (f *fake) job(id uint64) Job {
 	return Job{ID: id, Target: f, Steps: ladder, Exited: f.exited}

@@ -11,36 +11,40 @@ import (
 // gapsRemembered is how many gaps between beats are kept for each target.
 const gapsRemembered = 32
 
-// gapRing holds the last gaps between the beats of one target, in ms.
-type gapRing struct {
-	ms     [gapsRemembered]uint32
-	n      uint32 // noted so far
-	folded uint32 // of these, counted for the target's name
-}
+// gapUnit is what gaps are counted in, 1.05 ms: a shift takes a third of the time
+// of a division, and a scan in which 1000 beat notes 1000 gaps.
+const (
+	gapUnitShift = 20
+	gapUnit      = time.Duration(1) << gapUnitShift
+)
 
-// last lists what a ring holds, the newest last.
-func (r *gapRing) last() []time.Duration {
+// gapRing holds the last gaps between the beats of one target, in units.
+type gapRing [gapsRemembered]uint32
+
+// lastGaps lists the gaps that are remembered of a target, the newest last.
+func (g *Guard) lastGaps(ix int32) []time.Duration {
 	var out []time.Duration
-	for i := r.n - min(r.n, gapsRemembered); i < r.n; i++ {
-		out = append(out, time.Duration(r.ms[i%gapsRemembered])*time.Millisecond)
+	n := g.targets[ix].gaps
+	for i := n - min(n, gapsRemembered); i < n; i++ {
+		out = append(out, time.Duration(g.rings[ix][i%gapsRemembered])*gapUnit)
 	}
 	return out
 }
 
 // noteGap takes note of a silence that a beat ended.
 func (g *Guard) noteGap(ix int32, silent time.Duration) {
-	r := &g.rings[ix]
-	r.ms[r.n%gapsRemembered] = uint32(min(silent/time.Millisecond, math.MaxUint32))
-	r.n++
-	if r.n-r.folded == gapsRemembered {
+	t := &g.targets[ix]
+	g.rings[ix][t.gaps%gapsRemembered] = uint32(min(silent>>gapUnitShift, math.MaxUint32))
+	t.gaps++
+	if t.gaps-t.folded == gapsRemembered {
 		g.fold(ix)
 	}
 }
 
 const (
 	// Gaps are counted in buckets that grow by a fifth: bucket 4k+j holds those
-	// from 2^k*(4+j)/4 times 128 ms on, for two hours; longer ones are in the last.
-	gapShift    = 7 // 2^7 ms
+	// from 2^k*(4+j)/4 times 134 ms on, for two hours; longer ones are in the last.
+	gapShift    = 7 // 2^7 units
 	gapBuckets  = 64
 	gapSubShift = 2
 	// maxHabits bounds the names that are counted: a writer of the table chooses
@@ -58,21 +62,21 @@ const (
 type habit struct {
 	name    string
 	beats   uint64
-	longest uint32 // ms
+	longest uint32 // units
 	buckets [gapBuckets]uint32
 }
 
-// bucketOfGap is the bucket for a gap in ms.
-func bucketOfGap(ms uint32) int {
-	if ms < 1<<gapShift {
+// bucketOfGap is the bucket for a gap in units.
+func bucketOfGap(gap uint32) int {
+	if gap < 1<<gapShift {
 		return 0
 	}
-	k := bits.Len32(ms) - 1 - gapShift
-	sub := int(ms>>(k+gapShift-gapSubShift)) & (1<<gapSubShift - 1)
+	k := bits.Len32(gap) - 1 - gapShift
+	sub := int(gap>>(k+gapShift-gapSubShift)) & (1<<gapSubShift - 1)
 	return min(k<<gapSubShift+sub, gapBuckets-1)
 }
 
-// bucketEnd is the longest gap of a bucket, in ms.
+// bucketEnd is the longest gap of a bucket, in units.
 func bucketEnd(i int) uint32 {
 	k, sub := i>>gapSubShift, i&(1<<gapSubShift-1)
 	return uint32((1<<gapSubShift + sub + 1) << (k + gapShift - gapSubShift))
@@ -111,18 +115,17 @@ func (g *Guard) findHabit(ix int32) {
 
 // fold counts a target's gaps that were not counted for its name yet.
 func (g *Guard) fold(ix int32) {
-	r := &g.rings[ix]
-	at := g.targets[ix].habit
-	if at < 0 {
-		r.folded = r.n - min(r.n, gapsRemembered-1) // counted once it has a name, as far as they are kept
+	t := &g.targets[ix]
+	if t.habit < 0 {
+		t.folded = t.gaps - min(t.gaps, gapsRemembered-1) // counted once it has a name, as far as they are kept
 		return
 	}
-	h := &g.habits[at]
-	for ; r.folded < r.n; r.folded++ {
-		ms := r.ms[r.folded%gapsRemembered]
+	h := &g.habits[t.habit]
+	for ; t.folded < t.gaps; t.folded++ {
+		gap := g.rings[ix][t.folded%gapsRemembered]
 		h.beats++
-		h.longest = max(h.longest, ms)
-		if n := &h.buckets[bucketOfGap(ms)]; *n < math.MaxUint32 {
+		h.longest = max(h.longest, gap)
+		if n := &h.buckets[bucketOfGap(gap)]; *n < math.MaxUint32 {
 			*n++
 		}
 	}
@@ -146,10 +149,10 @@ func (h *habit) percentile(permille uint64) time.Duration {
 			if i == gapBuckets-1 {
 				break
 			}
-			return time.Duration(min(bucketEnd(i), h.longest)) * time.Millisecond
+			return time.Duration(min(bucketEnd(i), h.longest)) * gapUnit
 		}
 	}
-	return time.Duration(h.longest) * time.Millisecond
+	return time.Duration(h.longest) * gapUnit
 }
 
 // Advice says how the programs of one name beat, and what timeout they want.
@@ -173,7 +176,7 @@ func (g *Guard) Advice() []Advice {
 	for i := range g.habits {
 		h := &g.habits[i]
 		out[i] = Advice{Name: h.name, Beats: h.beats, P50: h.percentile(500), P99: h.percentile(990), P999: h.percentile(999),
-			Max: time.Duration(h.longest) * time.Millisecond}
+			Max: time.Duration(h.longest) * gapUnit}
 	}
 	for ix := range g.targets {
 		t := &g.targets[ix]

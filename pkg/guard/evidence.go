@@ -66,12 +66,13 @@ func (g *Guard) verdictOf(t *target) string {
 		return why
 	}
 	cpu, waited, since := t.sinceSoftLook()
+	p := t.evidence()
 	switch {
 	case since > 0 && t.look.State == 'D' && t.softState == 'D' && cpu == 0:
 		return verdictBlocked
-	case since > 0 && t.proof.Runnable > 0 && cpu < since/idleShare,
+	case since > 0 && p.Runnable > 0 && cpu < since/idleShare,
 		since > 0 && waited > since/starvedShare,
-		g.pressed(&t.proof.Host), g.pressed(&t.proof.Group):
+		g.pressed(&p.Host), g.pressed(&p.Group):
 		return verdictStarved
 	}
 	return verdictHung
@@ -85,6 +86,14 @@ func (t *target) sinceSoftLook() (cpu, waited, since time.Duration) {
 		return 0, 0, 0
 	}
 	return max(t.look.CPU-t.softCPU, 0), max(t.look.RunWait-t.softRun, 0), t.readAt - t.softAt
+}
+
+// softExcuse is what excused a target at the soft look, "" for nothing.
+func (t *target) softExcuse() string {
+	if !t.softSeen {
+		return ""
+	}
+	return t.softWhy
 }
 
 // pressed says whether there are more stalls than a verdict can be trusted with.
@@ -122,10 +131,20 @@ func (t *target) condemnable() bool {
 	return true
 }
 
-// evidence says in one line what the verdict on a target rests on: 1 of 12 threads
+var noEvidence = Examined{Problem: "it did not come in time"}
+
+// evidence is what was found about a late target.
+func (t *target) evidence() *Examined {
+	if t.proof == nil {
+		return &noEvidence
+	}
+	return t.proof
+}
+
+// story says in one line what the verdict on a target rests on: 1 of 12 threads
 // runnable, main thread in futex, no CPU used for 28.0s.
-func (g *Guard) evidence(t *target) string {
-	p := &t.proof
+func (g *Guard) story(t *target) string {
+	p := t.evidence()
 	var parts []string
 	say := func(format string, args ...any) { parts = append(parts, fmt.Sprintf(format, args...)) }
 	if p.Problem != "" {
@@ -189,7 +208,7 @@ func (p *Examined) mainThread() string {
 // "" if they may.
 func (g *Guard) groupRefusal(ix int32) string {
 	t := &g.targets[ix]
-	p := &t.proof
+	p := t.evidence()
 	switch {
 	case p.Problem != "" || len(p.Members) == 0:
 		return "its members could not be read"

@@ -127,7 +127,7 @@ func (g *Guard) gather(ix int32) {
 	t := &g.targets[ix]
 	t.state, t.gathered, t.rereads = Late, g.clock.attn, 0
 	t.awaitLook, t.awaitAsk, t.awaitProof = false, true, true
-	t.look, t.proof = Looked{}, Examined{Problem: "it did not come in time"}
+	t.look, t.proof = Looked{}, nil
 	g.due[ix] = g.clock.attn + lookWait
 	g.examine(ix)
 	g.ask(ix)
@@ -153,7 +153,7 @@ func (o Examined) apply(g *Guard) {
 	if !t.awaitProof {
 		return
 	}
-	t.awaitProof, t.proof = false, o
+	t.awaitProof, t.proof = false, &o
 	switch {
 	case t.resume:
 		g.resumeLadder(ix)
@@ -236,10 +236,10 @@ func (g *Guard) judge(ix int32) {
 		g.hold(ix, why)
 		return
 	}
-	if t.softWhy != "" && t.responseTo(t.softWhy) == config.RespondHold {
+	if why := t.softExcuse(); why != "" && t.responseTo(why) == config.RespondHold {
 		// It goes on since, perhaps only just.
 		g.forgetLate(t.id)
-		g.setFree(ix, fmt.Sprintf("%s was %s when its silence was half over", t.describe(), t.softWhy))
+		g.setFree(ix, fmt.Sprintf("%s was %s when its silence was half over", t.describe(), why))
 		return
 	}
 	if g.standDown(ix) {
@@ -248,7 +248,7 @@ func (g *Guard) judge(ix int32) {
 	t.verdict = g.verdictOf(t)
 	t.channel = ""
 	if t.verdict == verdictBlocked {
-		t.channel = t.proof.Channel
+		t.channel = t.evidence().Channel
 	}
 	if g.notActedOn(ix) {
 		return
@@ -292,8 +292,8 @@ func (g *Guard) sayCondemned(ix int32, what string) {
 // verdictOn is the event of a verdict.
 func (g *Guard) verdictOn(ix int32, name EventName, what string) *Event {
 	t := &g.targets[ix]
-	e := g.about(ix, name, LevelWarning, g.evidence(t))
-	e.Gaps, e.Lateness = g.rings[ix].last(), t.given
+	e := g.about(ix, name, LevelWarning, g.story(t))
+	e.Gaps, e.Lateness = g.lastGaps(ix), t.given
 	e.Message = fmt.Sprintf("%s silent for %s (timeout %s): %s: %s; %s", t.describe(), seconds(e.Silence), seconds(e.Timeout), e.Reason, t.verdict, what)
 	return e
 }
@@ -396,7 +396,7 @@ func (g *Guard) stillHeld(ix int32) {
 	}
 	if t.verdict == excuseTracer && t.look.Tracer != 0 {
 		// An hour is enough: it is judged as if nobody were attached.
-		t.untraced, t.softWhy = true, ""
+		t.untraced, t.softSeen = true, false
 		g.gather(ix)
 		return
 	}
@@ -407,8 +407,8 @@ func (g *Guard) stillHeld(ix int32) {
 func (g *Guard) setFree(ix int32, story string) {
 	t := &g.targets[ix]
 	why := t.verdict
-	if t.softWhy != "" {
-		why = t.softWhy
+	if soft := t.softExcuse(); soft != "" {
+		why = soft
 	}
 	e := g.about(ix, EvReleased, LevelInfo, why)
 	e.Message = story + ": its silence begins anew"

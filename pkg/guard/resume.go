@@ -114,7 +114,7 @@ func (g *Guard) resumeLadder(ix int32) {
 		g.offLadder(ix, verdictHung, g.clock.attn)
 		return
 	}
-	if t.policy.Scope == config.ScopeCgroup && t.proof.Target == 0 { // who is in it now?
+	if t.policy.Scope == config.ScopeCgroup && t.proof == nil { // who is in it now?
 		t.resume, t.awaitProof = true, true
 		g.examine(ix)
 		return

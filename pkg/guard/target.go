@@ -89,10 +89,11 @@ type target struct {
 	given    time.Duration // what stalls of the daemon have added to this silence
 	limit    time.Duration // timeout in force: the rule's or the client's; 0: never late
 	patience time.Duration // limit plus margin
-	softWhy  string        // what excused it at the soft look
+	gaps     uint32        // between its beats, noted so far
+	folded   uint32        // of these, counted for its name
 	state    State
 	soft     bool // the soft look at this silence was asked for
-	softSeen bool // and answered
+	softSeen bool // and answered: what is below about it counts
 	gapSpent bool // a gap has restarted this silence already
 	beaten   bool // it has beaten at least once
 	used     bool
@@ -121,6 +122,7 @@ type target struct {
 	complaint string // the refusal that was reported last
 
 	// The soft look.
+	softWhy   string // what excused it then
 	softAt    time.Duration
 	softCPU   time.Duration
 	softRun   time.Duration
@@ -139,10 +141,10 @@ type target struct {
 	readAt      time.Duration // when its records were read once more
 	rereads     int
 	look        Looked
-	proof       Examined
-	channel     string // the wait channel that it is blocked on, "" if it is not
-	waited      bool   // it had its one more timeout
-	heldBy      bool   // reported, because an order holds it
+	proof       *Examined // nil: it is not in
+	channel     string    // the wait channel that it is blocked on, "" if it is not
+	waited      bool      // it had its one more timeout
+	heldBy      bool      // reported, because an order holds it
 	heldSince   time.Duration
 	brakedSince time.Duration
 	let         bool   // the brake let it go: one more look, then its ladder
@@ -177,7 +179,6 @@ func (g *Guard) newTarget(id TargetID, pid int32, f Facts) int32 {
 		g.rings = append(g.rings, gapRing{})
 	}
 	g.targets[ix] = target{id: id, pid: pid, facts: f, used: true, timeout: notLatched, since: g.clock.attn, backoff: retryMin, slot: -1, habit: -1}
-	g.rings[ix] = gapRing{}
 	g.due[ix] = never
 	g.byPID[pid] = ix
 	g.byID[id] = ix
@@ -360,7 +361,7 @@ func (g *Guard) setPatience(ix int32) {
 // settleState puts a target that is not in an episode to Watched or Guarded.
 func (g *Guard) settleState(ix int32) {
 	t := &g.targets[ix]
-	t.verdict, t.channel, t.waited, t.heldBy = "", "", false, false
+	t.verdict, t.channel, t.waited, t.heldBy, t.proof = "", "", false, false, nil
 	t.state, g.due[ix] = Watched, never
 	if t.consent != ConsentProven {
 		g.askLater(ix)
@@ -389,9 +390,6 @@ func (t *target) nextLook() time.Duration {
 // beat begins a new silence.
 func (t *target) beat(now time.Duration) {
 	t.since, t.given, t.gapSpent, t.soft, t.softSeen, t.untraced = now, 0, false, false, false, false
-	if t.softWhy != "" {
-		t.softWhy = ""
-	}
 }
 
 // beat takes in that a record of a target moved.

@@ -1,8 +1,10 @@
 package process
 
 import (
+	"context"
 	"os/exec"
 	"slices"
+	"strconv"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -29,6 +31,30 @@ func BenchmarkLook(b *testing.B) {
 		if _, err := p.Look(); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// BenchmarkExamine waits 50 ms between its two samples: µs/op less that is what it costs.
+func BenchmarkExamine(b *testing.B) {
+	for _, threads := range []int{1, 100, 4000} {
+		b.Run(strconv.Itoa(threads), func(b *testing.B) {
+			p := open(b, states(b, "idle="+strconv.Itoa(threads-1)).pid())
+			var before, after unix.Rusage
+			if err := unix.Getrusage(unix.RUSAGE_SELF, &before); err != nil {
+				b.Fatal(err)
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				if e, err := p.Examine(context.Background(), false); err != nil || e.ThreadCount != threads {
+					b.Fatal(e.ThreadCount, err)
+				}
+			}
+			if err := unix.Getrusage(unix.RUSAGE_SELF, &after); err != nil {
+				b.Fatal(err)
+			}
+			cpu := after.Utime.Nano() + after.Stime.Nano() - before.Utime.Nano() - before.Stime.Nano()
+			b.ReportMetric(float64(cpu)/1e3/float64(b.N), "cpu-µs/op")
+		})
 	}
 }
 

@@ -2,9 +2,12 @@ package process
 
 import (
 	"bufio"
+	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -155,6 +158,32 @@ func play(role []string) error {
 		defer p.Close()
 		err = p.Signal(unix.SIGTERM)
 		ready = fmt.Sprintf("%t %t", errors.Is(err, unix.EPERM), errors.Is(err, ErrGone))
+	case "kill-group": // PID: tells whether the group of PID may be killed
+		g, err := groupOf(role[1])
+		if err != nil {
+			return err
+		}
+		err = g.Kill()
+		ready = fmt.Sprintf("%t %v", errors.Is(err, fs.ErrPermission), err)
+	case "examine": // PID: tells what can be read
+		pid, err := strconv.Atoi(role[1])
+		if err != nil {
+			return err
+		}
+		p, err := Open(int32(pid))
+		if err != nil {
+			return err
+		}
+		defer p.Close()
+		e, err := p.Examine(context.Background(), true)
+		if err != nil {
+			return err
+		}
+		b, err := json.Marshal(told{e, errText(p.ReleaseMemory())})
+		if err != nil {
+			return err
+		}
+		ready = string(b)
 	case "bare": // FILE: does all that the daemon does with processes, and writes how it went
 		ready := "ok"
 		if err := bare(); err != nil {
@@ -167,6 +196,32 @@ func play(role []string) error {
 	fmt.Println(ready)
 	_, _ = io.Copy(io.Discard, os.Stdin)
 	return nil
+}
+
+// told is what the role "examine" prints.
+type told struct {
+	Evidence
+	Release string // what ReleaseMemory says
+}
+
+func errText(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
+
+func groupOf(pid string) (*Group, error) {
+	n, err := strconv.Atoi(pid)
+	if err != nil {
+		return nil, err
+	}
+	p, err := Open(int32(n))
+	if err != nil {
+		return nil, err
+	}
+	defer p.Close()
+	return p.Group()
 }
 
 func bare() error {

@@ -181,21 +181,7 @@ func TestReusedPID(t *testing.T) {
 	p := open(t, old.pid())
 	old.end()
 
-	var fresh *child
-	for range 1000 {
-		last := strconv.Itoa(int(old.pid()) - 1)
-		if err := os.WriteFile("/proc/sys/kernel/ns_last_pid", []byte(last), 0); err != nil {
-			t.Fatalf("set the next pid: %v", err)
-		}
-		// The number can be taken by a thread that the Go runtime starts.
-		if fresh = actor(t, "pause"); fresh.pid() == old.pid() {
-			break
-		}
-		fresh.end()
-	}
-	if fresh.pid() != old.pid() {
-		t.Fatalf("pid %d did not come again", old.pid())
-	}
+	fresh := reuse(t, old.pid())
 
 	if err := p.Signal(unix.SIGKILL); !errors.Is(err, ErrGone) {
 		t.Errorf("signal to the old process: %v", err)
@@ -213,6 +199,24 @@ func TestReusedPID(t *testing.T) {
 	if next.Exited() {
 		t.Error("the new process was hit")
 	}
+}
+
+// reuse starts a process with a number that was free. Inside nstest.Run only.
+func reuse(t *testing.T, pid int32) *child {
+	t.Helper()
+	for range 1000 {
+		if err := os.WriteFile("/proc/sys/kernel/ns_last_pid", []byte(strconv.Itoa(int(pid)-1)), 0); err != nil {
+			t.Fatalf("set the next pid: %v", err)
+		}
+		// The number can be taken by a thread that the Go runtime starts.
+		fresh := actor(t, "pause")
+		if fresh.pid() == pid {
+			return fresh
+		}
+		fresh.end()
+	}
+	t.Fatalf("pid %d did not come again", pid)
+	return nil
 }
 
 func TestClosedNeverHitsAnother(t *testing.T) {

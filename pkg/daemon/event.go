@@ -4,7 +4,6 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/checkprocd/checkprocd/pkg/guard"
-	"github.com/checkprocd/checkprocd/pkg/process"
 )
 
 // Events of the daemon itself; the guard's stand in pkg/guard.
@@ -117,12 +116,13 @@ func (d *Daemon) report(e *guard.Event) {
 	if e.Step > 0 {
 		z.Int("step", e.Step)
 	}
-	if provenBy[e.Name] {
-		var p *process.Evidence
-		if h := d.held[e.Target]; h != nil {
-			p = h.proof
+	if h := d.held[e.Target]; h != nil {
+		if provenBy[e.Name] {
+			addEvidence(z, e, h.proof)
 		}
-		addEvidence(z, e, p)
+		if provenBy[e.Name] || e.Name == guard.EvRecovered || e.Name == guard.EvReleased {
+			h.proof = nil // the next verdict has its own
+		}
 	}
 	// journald resolves OBJECT_PID when it reads the record: only while the
 	// pidfd says that the number is still this process's.

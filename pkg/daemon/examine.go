@@ -24,25 +24,43 @@ const (
 	examineTimeout = 5 * time.Second
 )
 
+// examines are the full looks that are under way and those that wait, on the loop.
+type examines struct {
+	running int
+	waiting []guard.Examine
+}
+
 // examine takes the full look at a target beside the loop.
 func (d *Daemon) examine(x guard.Examine) {
+	e := &d.examines
+	if e.running >= maxExamines {
+		e.waiting = append(e.waiting, x)
+		return
+	}
 	h := d.held[x.Target]
 	if h == nil {
 		d.see(guard.Examined{Target: x.Target, Problem: "not opened"})
 		return
 	}
+	e.running++
 	d.side(func() {
-		d.examines <- struct{}{}
-		defer func() { <-d.examines }()
 		ctx, cancel := context.WithTimeout(context.Background(), examineTimeout)
 		defer cancel()
 		proof, err := h.proc.Examine(ctx, x.Group)
-		d.mail.leave(func() { d.examined(x.Target, proof, err) })
+		d.mail.leave(func() {
+			e.running--
+			d.examined(x.Target, &proof, err)
+			for len(e.waiting) > 0 && e.running < maxExamines {
+				next := e.waiting[0]
+				e.waiting = e.waiting[1:]
+				d.examine(next)
+			}
+		})
 	})
 }
 
 // examined takes in the evidence, on the loop.
-func (d *Daemon) examined(id guard.TargetID, proof process.Evidence, err error) {
+func (d *Daemon) examined(id guard.TargetID, proof *process.Evidence, err error) {
 	o := guard.Examined{Target: id}
 	if err != nil {
 		o.Problem = err.Error()
@@ -50,7 +68,7 @@ func (d *Daemon) examined(id guard.TargetID, proof process.Evidence, err error) 
 		return
 	}
 	if h := d.held[id]; h != nil {
-		h.proof = &proof
+		h.proof = proof
 	}
 	o.Threads, o.Runnable, o.Blocked, o.State = proof.ThreadCount, proof.Runnable, proof.Blocked, proof.State
 	for i := range proof.Threads {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -28,13 +29,17 @@ const (
 // never among them.
 type groupTarget struct {
 	ladderTarget
-	units   *systemd.Units
-	helper  int32
+	units  *systemd.Units
+	helper int32
+
+	mu      sync.Mutex // the pool asks for those that remain while a ladder waits in its queue
 	members map[int32]*process.Process
 }
 
 // Signal sends to the target, and to all that were found in its cgroup.
 func (t *groupTarget) Signal(sig unix.Signal) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	alive := !t.proc.Exited()
 	if alive {
 		t.gather()
@@ -56,7 +61,8 @@ func (t *groupTarget) Signal(sig unix.Signal) error {
 	return t.ladderTarget.Signal(sig)
 }
 
-// gather opens the members of the cgroup that are not known yet.
+// gather opens the members of the cgroup that are not known yet. t.mu is held, as
+// for killAll.
 func (t *groupTarget) gather() {
 	group, err := t.proc.Group()
 	if err != nil {
@@ -107,6 +113,8 @@ func (t *groupTarget) killAll() {
 
 // Remains says whether somebody is left, and gives up those who are not.
 func (t *groupTarget) Remains() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	for pid, m := range t.members {
 		if m.Exited() {
 			_ = m.Close()

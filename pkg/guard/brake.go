@@ -15,6 +15,10 @@ const (
 	// brakeChannel: so many targets that are blocked on one wait channel are a
 	// wave, however many others there are.
 	brakeChannel = 3
+	// A target is silent as it never was before when it is silent for that part of
+	// the longest of its last gaps, of which so many have to be known.
+	silentPercent = 150
+	silentKnown   = 4
 )
 
 // overdue notes that a target fell late, for the brake's count of a wave.
@@ -69,7 +73,23 @@ func (g *Guard) unbrake(ix int32) {
 	}
 }
 
-// wave says whether those that fell late within the window are a wave.
+// fallingSilent says whether a target that is not late yet is silent as it never
+// was before: whatever stopped the first that is condemned probably stopped it, too.
+func (g *Guard) fallingSilent(ix int32) bool {
+	t := &g.targets[ix]
+	silent := t.silence(g.clock.attn)
+	if t.state != Guarded || t.limit <= 0 || t.gaps < silentKnown || silent <= t.patience/2 {
+		return false
+	}
+	var longest uint32
+	for _, gap := range g.rings[ix][:min(t.gaps, gapsRemembered)] {
+		longest = max(longest, gap)
+	}
+	return silent > time.Duration(longest)*gapUnit*silentPercent/100
+}
+
+// wave says whether those that fell late within the window, and those that are about
+// to, are a wave.
 func (g *Guard) wave() (late, of int, is bool) {
 	b := &g.cfg.Brake
 	keep := g.overdue[:0]
@@ -82,6 +102,9 @@ func (g *Guard) wave() (late, of int, is bool) {
 	for ix := range g.targets {
 		if t := &g.targets[ix]; t.used && t.slots > 0 && t.state != Ended {
 			of++
+			if g.fallingSilent(int32(ix)) {
+				late++
+			}
 		}
 	}
 	for _, o := range g.overdue {
@@ -89,7 +112,7 @@ func (g *Guard) wave() (late, of int, is bool) {
 			of++ // ended since: it was one of them
 		}
 	}
-	late = len(g.overdue)
+	late += len(g.overdue)
 	return late, of, b.Enabled && late >= b.AtLeast && float64(late) > b.Fraction*float64(of)
 }
 
@@ -154,7 +177,7 @@ func (g *Guard) settle() {
 			if !b.on {
 				*b = brake{on: true, since: g.clock.attn, next: g.clock.attn + brakeHold, rate: 1}
 				e := &Event{Name: EvBrakeOn, Level: LevelError, Slot: -1, Reason: "wave"}
-				what := fmt.Sprintf("%d of %d targets fell overdue within %s: the cause is probably not in them", late, of, seconds(g.cfg.Brake.Window))
+				what := fmt.Sprintf("%d of %d targets fell overdue within %s, or are about to: the cause is probably not in them", late, of, seconds(g.cfg.Brake.Window))
 				if !many {
 					e.Reason = "wait channel"
 					what = fmt.Sprintf("several targets are blocked in %s: the cause is probably there", shared)

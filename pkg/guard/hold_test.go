@@ -343,3 +343,42 @@ func TestReportRuleAndHold(t *testing.T) {
 	w.run(2 * time.Minute)
 	w.want(110, "registered held late held released would-condemn")
 }
+
+// TestWaveBeforeItsCount: 100 clients that beat every 5 s stop at one moment, and
+// their deadlines are spread over 5 s. The first is not ended while the others are
+// silent as they never were.
+func TestWaveBeforeItsCount(t *testing.T) {
+	w := newWorld(t)
+	var all []*proc
+	for i := range 100 {
+		p := w.client(int32(200+i), "c", 20, 5*sec)
+		p.next = w.now + time.Duration(i)*50*ms
+		all = append(all, p)
+	}
+	w.run(60 * sec)
+	for _, p := range all {
+		p.hang()
+	}
+	w.run(30 * sec)
+	on := w.find(EvBrakeOn, 0)
+	if len(on) != 1 || len(w.find(EvCondemned, 0)) != 100 || len(w.signals) > 0 && w.signals[0].at < on[0].at+brakeHold {
+		t.Errorf("%v, signals %v\n%s", on, w.signals, w)
+	}
+}
+
+// TestSingleAmongSlowNeighbours: those that beat seldom, as they always did, are no
+// wave.
+func TestSingleAmongSlowNeighbours(t *testing.T) {
+	w := newWorld(t)
+	var all []*proc
+	for i := range 20 {
+		all = append(all, w.client(int32(200+i), "c", 20, 19*sec))
+	}
+	w.run(5 * time.Minute)
+	all[0].hang()
+	w.run(45 * sec)
+	if e := w.find(EvCondemned, 200); len(e) != 1 || len(w.signals) == 0 || w.signals[0].at != e[0].at {
+		t.Errorf("%v, signals %v\n%s", e, w.signals, w)
+	}
+	w.none(EvBrakeOn)
+}

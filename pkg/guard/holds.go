@@ -111,6 +111,8 @@ func (g *Guard) Hold(o HoldOrder) (HoldView, error) {
 	switch {
 	case given != 1:
 		return HoldView{}, &OrderError{Problem: "a hold is for one pid, or for one name, or for all"}
+	case o.Name != "" && config.CheckGlob(o.Name) != nil:
+		return HoldView{}, &OrderError{Problem: fmt.Sprintf("the name %q is no pattern: %v", o.Name, config.CheckGlob(o.Name))}
 	case o.For < holdMin || o.For > holdMax:
 		return HoldView{}, &OrderError{Problem: fmt.Sprintf("a hold lasts from %s to %s, not %s", holdMin, holdMax, o.For)}
 	}
@@ -275,10 +277,9 @@ func (g *Guard) holdView(h *hold) HoldView {
 // or let none of them be ended, which holds each for 10 min. It says how many.
 func (g *Guard) OrderBrake(letGo bool, by string) (targets int) {
 	b := &g.brake
-	targets = len(b.queue)
 	if letGo {
-		b.ordered = targets > 0
-		return targets
+		b.ordered = len(b.queue) > 0
+		return len(b.queue)
 	}
 	for _, id := range slices.Clone(b.queue) {
 		ix, ok := g.byID[id]
@@ -292,6 +293,7 @@ func (g *Guard) OrderBrake(letGo bool, by string) (targets int) {
 		g.forgetLate(id)
 		t := &g.targets[ix]
 		t.state, g.due[ix], t.heldBy = Reported, never, true
+		targets++
 	}
 	return targets
 }

@@ -170,7 +170,8 @@ func TestUnitKeepsItsPromises(t *testing.T) {
 	for _, want := range []string{
 		"Type=notify", "NotifyAccess=main", "Restart=always", "StartLimitIntervalSec=0", "RestartPreventExitStatus=78",
 		"ExecStart=@bindir@/checkprocd", "ExecReload=@bindir@/checkprocctl reload --wait", "RuntimeDirectory=checkprocd",
-		"RuntimeDirectoryPreserve=yes", "LimitRTPRIO=1", "LimitMEMLOCK=infinity", "SystemCallFilter=sched_setattr prlimit64",
+		"RuntimeDirectoryPreserve=yes", "LimitRTPRIO=1", "LimitMEMLOCK=infinity", "SystemCallFilter=sched_setattr prlimit64 process_mrelease",
+		"CapabilityBoundingSet=CAP_KILL CAP_SYS_PTRACE CAP_DAC_READ_SEARCH CAP_IPC_OWNER",
 	} {
 		if !slices.Contains(lines, want) {
 			t.Errorf("missing: %s", want)

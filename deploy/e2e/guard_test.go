@@ -49,6 +49,7 @@ var stage = sync.OnceValues(func() (string, error) {
 		{"install", "-d", src, filepath.Join(src, "cmd"), filepath.Join(src, "pkg")},
 		{"cp", "-a", "../../Makefile", "../../go.mod", "../../go.sum", "../../bin", "../../deploy", src}, // for TestMakeInstall
 		{"go", "test", "-c", "-o", filepath.Join(rig, "control.test"), "../../pkg/control"},
+		{"go", "test", "-c", "-o", filepath.Join(rig, "process.test"), "../../pkg/process"},
 		{"go", "build", "-trimpath", "-ldflags=-X main.version=next", "-o", filepath.Join(rig, "checkprocd-next"), "../../cmd/checkprocd"},
 		{"cc", "-std=gnu11", "-O2", "-static", "-pthread", "-o", filepath.Join(rig, "client"), c + "client.c"},
 		{"cc", "-std=gnu11", "-O2", "-static", "-o", filepath.Join(rig, "oldguard"), c + "oldguard.c"},

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"encoding/json"
 	"os"
 	"slices"
 	"strconv"
@@ -119,6 +120,13 @@ func TestRights(t *testing.T) {
 			}
 		}
 
+		// Guarding goes on without this one; TestEvidence shows what is lost.
+		with("CapabilityBoundingSet=~CAP_DAC_READ_SEARCH\n")
+		m.awaitEvent("killed", Fields{"CHECKPROC_NAME": "victim"})
+		if got := degraded(); !slices.Contains(got, "CAP_DAC_READ_SEARCH") {
+			t.Errorf("%s: without CAP_DAC_READ_SEARCH, degraded is %v", root, got)
+		}
+
 		// A log file where the sandbox forbids it: said, with what to do, and guarding goes on.
 		m.Run("mkdir /opt/guard")
 		const logfile = "ExecStart=\nExecStart=/usr/bin/checkprocd /opt/guard/log\n"
@@ -144,4 +152,82 @@ func TestRights(t *testing.T) {
 			return strings.Contains(out, "guards the table")
 		})
 	})
+}
+
+// TestEvidence examines a process of another user from inside the unit's sandbox, with the rights as they are shipped
+// and without each of those that it takes.
+func TestEvidence(t *testing.T) {
+	eachSystemd(t, func(t *testing.T, root string) {
+		m := bootInstalled(t, root, Files{
+			"/etc/systemd/system/victim.service": service("/bin/sleep 100000"),
+		})
+		m.Run("systemctl start victim")
+		pid := m.mainPID("victim")
+		m.Run("sed 's/^Type=.*/Type=oneshot/; s/^Restart.*//; s/^Watchdog.*//; s/^RuntimeDirectory.*//; s/^ExecReload.*//; " +
+			"s|^ExecStart=.*|Environment=\"CHECKPROCD_TEST_ROLE=examine " + pid + "\"\\nExecStart=/usr/lib/rig/process.test|' " +
+			"/usr/lib/systemd/system/checkprocd.service >/run/systemd/system/sandbox.service")
+		type evidence struct {
+			Threads     []struct{ Channel, Syscall string }
+			Descriptors int
+			Open        []string
+			Members     []int
+			Cgroup      string
+			Host, Group struct{ CPU, Memory, IO float64 }
+			Problems    []string
+			Release     string
+		}
+		examine := func(lines string) (e evidence) {
+			t.Helper()
+			m.WriteFile("/run/systemd/system/sandbox.service.d/e2e.conf", "[Service]\n"+lines)
+			m.Mark()
+			m.Run("systemctl daemon-reload; systemctl start sandbox")
+			r := m.Await(Fields{"_SYSTEMD_UNIT": "sandbox.service", "MESSAGE": "*", "_COMM": "process.test"})
+			if err := json.Unmarshal([]byte(r["MESSAGE"]), &e); err != nil || len(e.Threads) != 1 {
+				t.Fatalf("%s: %s: %v", root, r["MESSAGE"], err)
+			}
+			slices.Sort(e.Problems)
+			return e
+		}
+
+		e := examine("")
+		main := e.Threads[0]
+		if main.Syscall != "clock_nanosleep" || main.Channel == "" || e.Descriptors < 3 || len(e.Open) != e.Descriptors || e.Problems != nil {
+			t.Errorf("%s: as shipped: %+v", root, e)
+		}
+		if !slices.Equal(e.Members, []int{atoi(t, pid)}) || e.Cgroup != "/system.slice/victim.service" {
+			t.Errorf("%s: cgroup %s, members %v", root, e.Cgroup, e.Members)
+		}
+		for name, p := range map[string]struct{ CPU, Memory, IO float64 }{"host": e.Host, "cgroup": e.Group} {
+			if p.CPU < 0 || p.Memory < 0 || p.IO < 0 {
+				t.Errorf("%s: pressure of the %s: %+v", root, name, p)
+			}
+		}
+		if !strings.HasSuffix(e.Release, "invalid argument") { // it was not killed
+			t.Errorf("%s: process_mrelease: %s", root, e.Release)
+		}
+
+		e = examine("CapabilityBoundingSet=~CAP_DAC_READ_SEARCH\n")
+		if want := []string{"fd: permission denied", "syscall: permission denied"}; !slices.Equal(e.Problems, want) ||
+			e.Threads[0].Syscall != "" || e.Threads[0].Channel == "" || e.Descriptors != -1 {
+			t.Errorf("%s: without CAP_DAC_READ_SEARCH: %+v", root, e)
+		}
+		e = examine("CapabilityBoundingSet=~CAP_SYS_PTRACE\n")
+		if want := []string{"fd: permission denied", "syscall: operation not permitted", "wchan: operation not permitted"}; !slices.Equal(e.Problems, want) ||
+			e.Threads[0].Syscall != "" || e.Threads[0].Channel != "" || e.Descriptors < 3 {
+			t.Errorf("%s: without CAP_SYS_PTRACE: %+v", root, e)
+		}
+		e = examine("SystemCallFilter=~process_mrelease\n")
+		if !strings.HasSuffix(e.Release, "operation not permitted") {
+			t.Errorf("%s: process_mrelease outside of the filter: %s", root, e.Release)
+		}
+	})
+}
+
+func atoi(t *testing.T, s string) int {
+	t.Helper()
+	n, err := strconv.Atoi(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }

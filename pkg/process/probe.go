@@ -28,6 +28,8 @@ const (
 	FeaturePtrace      = "CAP_SYS_PTRACE"
 	FeatureKill        = "CAP_KILL"
 	FeatureIPCOwner    = "CAP_IPC_OWNER"
+	FeatureReadSearch  = "CAP_DAC_READ_SEARCH"
+	FeatureRelease     = "process_mrelease"
 )
 
 // Probe tries what can be tried on this process itself, and looks at the effective capabilities for the rest.
@@ -55,6 +57,8 @@ func Probe() []Feature {
 	}
 	add(FeatureExitStatus, "Linux 6.15", probeExitStatus())
 
+	add(FeatureRelease, "Linux 5.15", probeRelease())
+
 	_, err = os.ReadFile("/proc/1/stat")
 	add(FeatureProc, "hidepid=0, or CAP_SYS_PTRACE", err)
 	err = nil
@@ -66,6 +70,7 @@ func Probe() []Feature {
 	add(FeaturePtrace, "reading maps and namespaces of other users", capability(unix.CAP_SYS_PTRACE))
 	add(FeatureKill, "signalling processes of other users", capability(unix.CAP_KILL))
 	add(FeatureIPCOwner, "attaching a 0640 table of another user", capability(unix.CAP_IPC_OWNER))
+	add(FeatureReadSearch, "system calls and descriptors of other users' processes in the evidence", capability(unix.CAP_DAC_READ_SEARCH))
 	return list
 }
 
@@ -99,6 +104,19 @@ func probeExitStatus() error {
 	}
 	if info.Mask&unix.PIDFD_INFO_EXIT == 0 {
 		return errors.New("the kernel does not keep it")
+	}
+	return nil
+}
+
+// probeRelease asks for the memory of this process, which is refused because it was not killed.
+func probeRelease() error {
+	fd, err := unix.PidfdOpen(os.Getpid(), 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := releaseMemory(fd); err != unix.EINVAL {
+		return err
 	}
 	return nil
 }

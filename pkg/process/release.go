@@ -14,18 +14,24 @@ import (
 func (p *Process) ReleaseMemory() error {
 	fd, err := p.dup()
 	if err == nil {
-		_, _, errno := unix.Syscall(unix.SYS_PROCESS_MRELEASE, uintptr(fd), 0, 0)
+		err = releaseMemory(fd)
 		unix.Close(fd)
-		switch errno {
-		case 0:
-			return nil
-		case unix.ESRCH:
-			err = ErrGone
-		default:
-			err = errno
-		}
+	}
+	switch err {
+	case nil:
+		return nil
+	case unix.ESRCH:
+		err = ErrGone
 	}
 	return fmt.Errorf("release memory of %d: %w", p.PID, err)
+}
+
+// releaseMemory makes the system call; the error is the bare errno.
+func releaseMemory(pidfd int) error {
+	if _, _, errno := unix.Syscall(unix.SYS_PROCESS_MRELEASE, uintptr(pidfd), 0, 0); errno != 0 {
+		return errno
+	}
+	return nil
 }
 
 // dup is a pidfd of the caller's own, for what takes long: Close would wait for a user of p.fd.

@@ -55,7 +55,7 @@ type Daemon struct {
 	seen     []guard.Observation
 	batch    []guard.Observation
 	held     map[guard.TargetID]*held
-	examines examines
+	examines chan struct{} // a place for each full look under way
 	users    map[uint32]string
 	ladders  []guard.BeginLadder
 	asks     []guard.AskConsent
@@ -94,7 +94,7 @@ type savedState struct {
 	error string
 	boot  string
 
-	held   bool          // by another guard: tried again and again
+	absent bool          // held by another guard, or no room for it: tried again and again
 	behind bool          // something was decided since
 	rest   time.Duration // not written before, unless a ladder begins
 }
@@ -136,7 +136,7 @@ func start(opts Options) (*Daemon, error) {
 	cfg := opts.Config
 	d := &Daemon{
 		opts: opts, cfg: &cfg, begun: process.Now(),
-		held: map[guard.TargetID]*held{}, users: map[uint32]string{},
+		held: map[guard.TargetID]*held{}, examines: make(chan struct{}, maxExamines), users: map[uint32]string{},
 		lost: map[string]string{}, ending: make(chan struct{}), stopped: make(chan struct{}),
 	}
 	var err error
@@ -188,12 +188,10 @@ func (d *Daemon) sayLog() {
 	}
 }
 
-// logTrouble is told, on any goroutine, that the log file could not be opened
-// again.
-func (d *Daemon) logTrouble(err error) {
-	d.mail.leave(func() {
-		d.degraded("log.file", fmt.Sprintf("the log file cannot be opened again: %v; going on with the earlier one", err))
-	})
+// logTrouble is told, on any goroutine, what is wrong with the log file since
+// its last line.
+func (d *Daemon) logTrouble(text string) {
+	d.mail.leave(func() { d.say(evDegraded, guard.LevelWarning, "log.file", text) })
 }
 
 // degraded reports something that is missing, once for each text.
@@ -266,10 +264,10 @@ func (d *Daemon) openRegistry() {
 		return
 	}
 	file, payload, err := registry.Open(d.saved.path, guard.StateVersion, boot)
-	d.registry, d.saved.held = file, errors.Is(err, registry.ErrHeld)
+	d.registry, d.saved.absent = file, file == nil
 	if err != nil {
 		if file == nil {
-			d.degraded("registry", fmt.Sprintf("no registry: %v; a restart forgets what was seen", err))
+			d.noRegistry(err)
 			return
 		}
 		d.degraded("registry", fmt.Sprintf("registry: %v", err))
@@ -291,17 +289,22 @@ func (d *Daemon) openRegistry() {
 	d.see(guard.Resumed{})
 }
 
-// takeRegistry opens the registry of a guard that has ended since; what that
-// one knew, this one has seen itself.
+func (d *Daemon) noRegistry(err error) {
+	d.degraded("registry", fmt.Sprintf("no registry: %v; a restart forgets what was seen; trying again each %s", err, d.cfg.Interval))
+}
+
+// takeRegistry opens the registry of a guard that has ended since, or the one
+// that the disk had no room for; what an earlier guard knew, this one has seen
+// itself.
 func (d *Daemon) takeRegistry() {
-	if d.registry != nil || !d.saved.held {
+	if d.registry != nil || !d.saved.absent {
 		return
 	}
 	file, _, err := registry.Open(d.saved.path, guard.StateVersion, d.saved.boot)
 	if file != nil {
-		d.registry, d.saved.held = file, false
+		d.registry, d.saved.absent = file, false
 	} else if !errors.Is(err, registry.ErrHeld) {
-		d.degraded("registry", fmt.Sprintf("registry: %v; trying again each %s", err, d.cfg.Interval))
+		d.noRegistry(err)
 	}
 }
 

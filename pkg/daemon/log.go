@@ -44,9 +44,9 @@ type sinks struct {
 }
 
 // openSinks makes the logger for a configuration. stderr is where console and
-// JSON lines go; trouble is told when the file cannot be opened again later, on
-// another goroutine.
-func openSinks(c config.Log, stderr *os.File, trouble func(error)) (*sinks, error) {
+// JSON lines go; trouble is told when the file cannot be written or opened again
+// later, on another goroutine.
+func openSinks(c config.Log, stderr *os.File, trouble func(string)) (*sinks, error) {
 	s := &sinks{}
 	var writers []io.Writer
 	format := c.Format
@@ -148,10 +148,12 @@ type logFile struct {
 	f       *os.File
 	size    int64
 	again   atomic.Bool // to be opened anew before the next line
-	trouble func(error)
+	failed  bool        // the last line was not written, or not whole
+	torn    bool        // …not whole
+	trouble func(string)
 }
 
-func openLogFile(path string, trouble func(error)) (*logFile, error) {
+func openLogFile(path string, trouble func(string)) (*logFile, error) {
 	l := &logFile{path: path, trouble: trouble}
 	return l, l.open()
 }
@@ -189,11 +191,22 @@ func (l *logFile) Write(p []byte) (int, error) {
 	full := l.size+int64(len(p)) > logFileMax && os.Rename(l.path, l.path+".1") == nil
 	if l.again.Swap(false) || full {
 		if err := l.open(); err != nil {
-			l.trouble(err)
+			l.trouble(fmt.Sprintf("the log file cannot be opened again: %v; going on with the earlier one", err))
 		}
+	}
+	if l.torn { // what is left of a line stays a line of its own
+		if _, err := l.f.Write([]byte{'\n'}); err != nil {
+			return 0, err
+		}
+		l.torn = false
 	}
 	n, err := l.f.Write(p)
 	l.size += int64(n)
+	l.torn = n > 0 && n < len(p)
+	if err != nil && !l.failed {
+		l.trouble(fmt.Sprintf("the log file cannot be written: %v; guarding without it, lines are lost until it can", err))
+	}
+	l.failed = err != nil
 	return n, err
 }
 

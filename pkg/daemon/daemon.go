@@ -55,7 +55,7 @@ type Daemon struct {
 	seen     []guard.Observation
 	batch    []guard.Observation
 	held     map[guard.TargetID]*held
-	examines chan struct{} // a place for each full look under way
+	examines examines
 	users    map[uint32]string
 	ladders  []guard.BeginLadder
 	asks     []guard.AskConsent
@@ -136,7 +136,7 @@ func start(opts Options) (*Daemon, error) {
 	cfg := opts.Config
 	d := &Daemon{
 		opts: opts, cfg: &cfg, begun: process.Now(),
-		held: map[guard.TargetID]*held{}, examines: make(chan struct{}, maxExamines), users: map[uint32]string{},
+		held: map[guard.TargetID]*held{}, users: map[uint32]string{},
 		lost: map[string]string{}, ending: make(chan struct{}), stopped: make(chan struct{}),
 	}
 	var err error

@@ -23,26 +23,44 @@
 //   - target: a verified process, one for all records of its pid.
 //   - consent: proof that the process joined this table by itself.
 //   - episode: the story of one target from late to beating again, or to gone.
+//   - soft look: state and processor time at half of what a silence may last, to be
+//     compared with those at its end.
+//   - evidence: what a verdict rests on beside the state; it is read outside and
+//     comes as [Examined].
+//   - verdict: hung, starved, blocked; or what excuses the silence. What is done
+//     about each is the rule's to say ([config.Responses]).
+//   - hold: a late target is left alone, while something excuses it (Held), or
+//     because of an order ([Guard.Hold]), which ends on CLOCK_MONOTONIC.
 //   - brake: the rule that stops a wave of kills.
 //
 // # From record to end
 //
-//	record                      target
-//	------                      ------
-//	empty ──pid──▶ forming      watched ──consent, record latched──▶ guarded ◀──────────────┐
-//	  ▲              │ 2 looks     │                                    │ silence > timeout   │
-//	  │              ▼ agree       │ no consent                         ▼ + margin, 2nd look  │ beat,
-//	  │           latched ─────▶ (refused: reported,                  late                    │ released,
-//	  │              │             asked again)            excused ┌────┴────┐ hung           │ recovered
-//	  └──cleared─────┘                                             ▼         ▼                │
-//	                                                             held     braked ─┐           │
-//	                                                               │         │    │(no wave)  │
-//	                                                               └─────────┼────┼───────────┤
-//	                                                                         ▼    ▼           │
-//	                                                                        ladder ───────────┘
-//	                                                                         │  └──▶ unkillable
-//	                                                     exit notice         ▼             │
-//	                                                     from any state ──▶ ended ◀────────┘
+//	record   empty ──pid──▶ forming ──2 looks agree──▶ latched ──cleared──▶ empty
+//
+//	target   watched ──consent, a latched record──▶ guarded ◀──── beats, released, recovered:
+//	            │ no consent                           │           from any state below it
+//	            ▼                                      │ silence > timeout + margin
+//	         (refused: reported,                       ▼
+//	          asked again)                         rereading
+//	                                                   │ second look: no beat either
+//	                                                   ▼
+//	       ┌─────────────────────────────────────────▶ late
+//	       │                                           │ evidence, consent, last look: verdict
+//	       │      ┌────────────┬───────────────┬───────┴───────┐
+//	       │      │ excused    │ starved,      │ not to be     │ hung, or
+//	       │      ▼            ▼ blocked       ▼ acted on      ▼ waited before
+//	       │     held       waiting         reported        braked ──no wave, or alone──▶ ladder
+//	       │      │            │               │               │                           │ │
+//	       └──────┴────────────┴───────────────┴───────────────┘               ended ◀─────┘ ▼
+//	         its rule says   one more timeout  the order,     its turn: looked   ▲       unkillable
+//	         ladder, or an   is over, once     the rule, …    at once more,      │ exit      │
+//	         hour of tracer  an episode        has changed    then the ladder    └ notice ◀──┘
+//
+// Reported is who is late and not acted on: an order holds it, its rule or the
+// verdict's response says report, this guard only observes, consent is not proven,
+// or it could not be looked at or signalled (which is tried again in a minute). An
+// exit notice ends any state; a record that is wiped leads to wiped, which is
+// given 5 s to end, and from there to unguarded.
 //
 // All times inside are durations on the attention clock unless a name says
 // mono (CLOCK_MONOTONIC as the daemon read it). The wall clock does not occur.

@@ -1,7 +1,6 @@
 package guard
 
 import (
-	"math"
 	"testing"
 	"time"
 
@@ -11,16 +10,26 @@ import (
 // TestGapBuckets: each gap lies in its bucket, and the buckets follow one another.
 func TestGapBuckets(t *testing.T) {
 	for i := range gapBuckets - 1 {
-		if end := bucketEnd(i); bucketOfGap(end-1) != i || bucketOfGap(end) != i+1 {
-			t.Fatalf("bucket %d ends at %d, which is in %d, and %d before", i, end, bucketOfGap(end), bucketOfGap(end-1))
+		if end := bucketEnd(i); codeOf(end-end/100).bucket() != i || codeOf(end).bucket() != i+1 {
+			t.Fatalf("bucket %d ends at %v, which is in %d, and what is before in %d", i, end, codeOf(end).bucket(), codeOf(end-end/100).bucket())
 		}
 	}
-	if bucketOfGap(0) != 0 || bucketOfGap(math.MaxUint32) != gapBuckets-1 {
+	if codeOf(0).bucket() != 0 || codeOf(never).bucket() != gapBuckets-1 {
 		t.Error("the ends")
 	}
-	if end := bucketEnd(gapBuckets - 2); time.Duration(end)*gapUnit < 2*time.Hour-20*time.Minute {
-		t.Errorf("the last is from %d units on", end)
+	if end := bucketEnd(gapBuckets - 2); end < 2*time.Hour-20*time.Minute {
+		t.Errorf("the last is from %v on", end)
 	}
+}
+
+// TestGapCode: a code is exact to 0.4 %.
+func TestGapCode(t *testing.T) {
+	rapid.Check(t, func(r *rapid.T) {
+		d := time.Duration(rapid.Int64Range(1000, int64(maxTime)).Draw(r, "gap"))
+		if c := codeOf(d); (c.duration()-d).Abs() > d/250 || codeOf(c.duration()) != c {
+			r.Errorf("%v is kept as %v", d, c.duration())
+		}
+	})
 }
 
 // TestPercentile compares with the sorted gaps.
@@ -31,10 +40,11 @@ func TestPercentile(t *testing.T) {
 		w.run(5 * sec)
 		gaps := rapid.SliceOfN(rapid.Uint32Range(200, 7_000_000), 1, 300).Draw(r, "gaps")
 		for _, ms := range gaps {
-			w.g.noteGap(w.g.byPID[p.pid], time.Duration(ms)*time.Millisecond)
+			ix := w.g.byPID[p.pid]
+			w.g.noteGap(ix, &w.g.targets[ix], time.Duration(ms)*time.Millisecond)
 		}
 		a := w.g.Advice()[0]
-		if int(a.Beats) != len(gaps) || a.Max > time.Duration(maxOf(gaps))*time.Millisecond || a.Max < time.Duration(maxOf(gaps))*time.Millisecond-2*gapUnit {
+		if int(a.Beats) != len(gaps) || (a.Max-time.Duration(maxOf(gaps))*time.Millisecond).Abs() > a.Max/200 {
 			r.Fatalf("%+v of %v", a, gaps)
 		}
 		for _, x := range []struct {
@@ -43,10 +53,10 @@ func TestPercentile(t *testing.T) {
 		}{{500, a.P50}, {990, a.P99}, {999, a.P999}} {
 			below, under := 0, 0
 			for _, ms := range gaps {
-				if time.Duration(ms)*time.Millisecond < x.got+gapUnit {
+				if time.Duration(ms)*time.Millisecond <= x.got+x.got/200 {
 					below++
 				}
-				if time.Duration(ms)*time.Millisecond <= x.got*4/5-ms1 {
+				if time.Duration(ms)*time.Millisecond <= x.got*79/100 {
 					under++
 				}
 			}
@@ -57,8 +67,6 @@ func TestPercentile(t *testing.T) {
 		}
 	})
 }
-
-const ms1 = time.Millisecond
 
 func maxOf(list []uint32) uint32 {
 	var m uint32

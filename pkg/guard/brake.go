@@ -81,11 +81,11 @@ func (g *Guard) fallingSilent(ix int32) bool {
 	if t.state != Guarded || t.limit <= 0 || t.gaps < silentKnown || silent <= t.patience/2 {
 		return false
 	}
-	var longest uint32
+	var longest gapCode
 	for _, gap := range g.rings[ix][:min(t.gaps, gapsRemembered)] {
 		longest = max(longest, gap)
 	}
-	return silent > time.Duration(longest)*gapUnit*silentPercent/100
+	return silent > longest.duration()*silentPercent/100
 }
 
 // wave says whether those that fell late within the window, and those that are about

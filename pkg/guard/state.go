@@ -99,7 +99,7 @@ func (g *Guard) Save(buf []byte) []byte {
 func (h *habit) save(w *writer) {
 	w.str(h.name)
 	w.u64(h.beats)
-	w.u32(h.longest)
+	w.u32(uint32(h.longest))
 	at := len(w.b)
 	w.u8(0)
 	for i, n := range h.buckets {
@@ -298,7 +298,7 @@ func Restore(cfg *config.Config, state []byte) (*Guard, error) {
 }
 
 func (g *Guard) restoreHabit(r *reader) {
-	h := habit{name: r.str(), beats: r.u64(), longest: r.u32()}
+	h := habit{name: r.str(), beats: r.u64(), longest: gapCode(r.u32())}
 	for n := r.u8(); n > 0 && !r.bad; n-- {
 		i := r.u8()
 		if i >= gapBuckets {

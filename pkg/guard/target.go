@@ -159,6 +159,7 @@ type target struct {
 	cancelled   bool      // an order to stop its ladder was given
 	untraced    bool      // a tracer excuses it no longer
 	resume      bool      // a ladder to go on with, once its identity stands again
+
 }
 
 func (t *target) displayName() string { return table.CleanName(&t.name) }
@@ -396,7 +397,7 @@ func (t *target) beat(now time.Duration) {
 func (g *Guard) beat(ix int32) {
 	t := &g.targets[ix]
 	silent := t.silence(g.clock.attn)
-	g.noteGap(ix, silent)
+	g.noteGap(ix, t, silent)
 	t.beat(g.clock.attn)
 	t.beaten = true
 	switch t.state {

@@ -14,6 +14,7 @@ VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev
 BINARIES  = bin/checkprocd bin/checkprocctl
 SOURCES   = go.mod go.sum $(shell find cmd pkg -type f ! -name '*_test.go' ! -path '*/testdata/*')
 FUZZTIME ?= 2000x
+SOAK_FOR ?= 10m
 UNITTESTS = $$($(GO) list ./... | grep -v /deploy/e2e$$)
 # Where goroutines, locks and shared memory are.
 RACY      = ./pkg/daemon/... ./pkg/escalate/... ./pkg/control/... ./pkg/systemd/... ./pkg/process/... ./pkg/table/... ./pkg/registry/...
@@ -55,6 +56,10 @@ unit: ## unit and integration tests
 .PHONY: race
 race: ## the same under the race detector, for packages that share memory
 	$(GOTEST) -race -count=1 $(RACY)
+
+.PHONY: soak
+soak: ## restarts of the guard under 1000 clients that hang, exit, crash and come, for SOAK_FOR=10m (root only)
+	LOAD_CLIENTS=1000 LOAD_FOR=$(SOAK_FOR) $(GO) test -v -count=1 -timeout=0 -run='^TestLoad$$' ./pkg/daemon
 
 .PHONY: fuzz
 fuzz: ## each fuzz target, FUZZTIME=2000x executions

@@ -87,11 +87,17 @@ var built = sync.OnceValue(func() error {
 // namespaces runs the test beside others in IPC, pid and mount namespaces of its own; see nstest.Run.
 func namespaces(t *testing.T) (outer bool) {
 	t.Helper()
+	prepare(t)
+	return nstest.Run(t)
+}
+
+// prepare is what a test needs before it enters its namespaces.
+func prepare(t *testing.T) {
+	t.Helper()
 	if !nstest.Inside() {
 		t.Parallel()
 		if err := built(); err != nil {
 			t.Fatal(err)
 		}
 	}
-	return nstest.Run(t)
 }

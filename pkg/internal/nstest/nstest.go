@@ -43,7 +43,7 @@ const (
 )
 
 const (
-	// longest is what a test inside may take when "go test" sets no earlier deadline.
+	// longest is what a test inside Run may take when "go test" sets no earlier deadline.
 	longest = 5 * time.Minute
 	// spare is the time between the inner deadline, which prints all goroutines, and the kill by outer.
 	spare = 5 * time.Second
@@ -55,6 +55,12 @@ const (
 //
 // Where the namespaces cannot be had (no root, a sandbox) the test is skipped with the reason; with CI=true it fails.
 func Run(t *testing.T) (outer bool) {
+	t.Helper()
+	return RunWithin(t, longest)
+}
+
+// RunWithin is Run for a test that takes its time: inside it is ended after limit, or before the deadline of "go test".
+func RunWithin(t *testing.T, limit time.Duration) (outer bool) {
 	t.Helper()
 	if Inside() {
 		return false
@@ -68,7 +74,6 @@ func Run(t *testing.T) (outer bool) {
 		t.Fatalf("find the test binary: %v", err)
 	}
 
-	limit := longest
 	if deadline, ok := t.Deadline(); ok {
 		limit = min(limit, time.Until(deadline)-2*spare)
 	}

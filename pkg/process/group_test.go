@@ -46,6 +46,16 @@ func join(t *testing.T, dir string, c *child) {
 	}
 }
 
+// leaveGroups puts a child into the root, wherever the test itself is.
+func leaveGroups(t *testing.T, c *child) {
+	t.Helper()
+	for _, m := range []mount{host().cgroup2, host().systemd} {
+		if m.dir != "" {
+			join(t, m.dir, c)
+		}
+	}
+}
+
 func unified(t *testing.T) string {
 	t.Helper()
 	if host().cgroup2.dir == "" {
@@ -172,10 +182,9 @@ func TestGroupRefused(t *testing.T) {
 	}
 	top := unified(t)
 	c := actor(t, "pause")
-	if e, err := open(t, c.pid()).Examine(context.Background(), true); err != nil || e.Cgroup != "/" {
-		t.Skipf("this test does not run in the root cgroup: %q, %v", e.Cgroup, err)
-	} else if e.Members != nil || !slices.Contains(e.Problems, "members: in no cgroup but the root") || e.Group != noPressure {
-		t.Errorf("in the root: %+v", e)
+	leaveGroups(t, c)
+	if e, err := open(t, c.pid()).Examine(context.Background(), true); err != nil || e.Cgroup != "/" || e.Members != nil || !slices.Contains(e.Problems, "members: in no cgroup but the root") || e.Group != noPressure {
+		t.Errorf("in the root: %+v, %v", e, err)
 	}
 	if g, err := open(t, c.pid()).Group(); !errors.Is(err, ErrRootGroup) {
 		t.Errorf("the root: %+v, %v", g, err)
@@ -212,20 +221,11 @@ func TestGroupRefused(t *testing.T) {
 func TestGroupOfSystemdHierarchy(t *testing.T) {
 	top := host().systemd.dir
 	if top == "" {
-		// A mount of the test's own, where the machine has it for no other purpose.
-		if nstest.Run(t) {
-			return
-		}
-		top = t.TempDir()
-		if err := unix.Mount("none", top, "cgroup", 0, "none,name=systemd"); err != nil {
-			t.Logf("no v1 hierarchy here: %v", err)
-			return
-		}
-		defer unix.Unmount(top, unix.MNT_DETACH)
-		host().systemd = mount{dir: top, root: "/"}
+		t.Skip("no v1 hierarchy of systemd here")
 	}
 	dir := newGroup(t, top)
 	c := actor(t, "pause")
+	leaveGroups(t, c)
 	join(t, dir, c)
 	p := open(t, c.pid())
 	if e, err := p.Examine(context.Background(), true); err != nil || e.Cgroup != strings.TrimPrefix(dir, top) || !slices.Equal(e.Members, pids(c)) {

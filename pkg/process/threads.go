@@ -40,6 +40,9 @@ func (x *examination) sampleThreads(ctx context.Context) error {
 			return ctx.Err()
 		}
 		st, err := x.stat(tid)
+		if err != nil && i == 0 {
+			return err
+		}
 		if err != nil { // most likely it has ended
 			x.problem("stat of a thread", err)
 			continue
@@ -55,12 +58,7 @@ func (x *examination) sampleThreads(ctx context.Context) error {
 			sample{start: st.start, ticks: st.cpu},
 		})
 	}
-	if len(all) == 0 {
-		return unix.ESRCH
-	}
-	if all[0].TID == x.pid {
-		slices.SortStableFunc(all[1:], func(a, b candidate) int { return rank(a.State) - rank(b.State) })
-	}
+	slices.SortStableFunc(all[1:], func(a, b candidate) int { return rank(a.State) - rank(b.State) })
 
 	for _, c := range all[:min(len(all), maxThreads)] {
 		run, wait, err := x.schedstat(c.TID)
@@ -114,20 +112,28 @@ func (x *examination) list() ([]int32, error) {
 	return tids, err
 }
 
-// sampleAgain takes the second sample, and drops the threads that have ended since the first.
-func (x *examination) sampleAgain() {
+// sampleAgain takes the second sample, and drops the threads that have ended since the first. Its error leaves open who
+// moved.
+func (x *examination) sampleAgain() error {
 	alive := x.Threads[:0]
 	for i, t := range x.Threads {
 		before := x.samples[i]
 		st, err := x.stat(t.TID)
-		if err != nil || st.start != before.start {
-			continue
+		var run time.Duration
+		if err == nil && st.start == before.start {
+			run, _, err = x.schedstat(t.TID)
 		}
-		run, _, err := x.schedstat(t.TID)
-		t.Moved = st.cpu != before.ticks || err == nil && run != before.run
+		switch {
+		case err == unix.ENOENT || err == unix.ESRCH || err == nil && st.start != before.start:
+			continue
+		case err != nil:
+			return err
+		}
+		t.Moved = st.cpu != before.ticks || run != before.run
 		alive = append(alive, t)
 	}
 	x.Threads = alive
+	return nil
 }
 
 // stat reads the stat of a thread, or of the process for tid 0; comm of the result is valid until the next read.

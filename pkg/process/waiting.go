@@ -100,7 +100,7 @@ func (f folder) calls(tids []int32) calls {
 		case err == unix.EACCES || err == unix.EPERM:
 			got.err = err
 		}
-		if stacks {
+		if stacks && c.name != "running" {
 			b, err := f.read(tid, "stack", buf[:])
 			stacks = err != unix.EACCES && err != unix.EPERM
 			c.stack = parseStack(b)

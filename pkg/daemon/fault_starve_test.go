@@ -229,8 +229,7 @@ func TestForkBomb(t *testing.T) {
 		g.await(want{event: guard.EvRegistered, pid: c.pid})
 	}
 	before := forks(t)
-	spawn(t, nstest.CC(t, "testdata/neighbour.c"), []string{"forks", "8", "500"}, pids.inside, cpu.inside).ready()
-	begin := time.Now()
+	spawn(t, nstest.CC(t, "testdata/neighbour.c"), []string{"forks", "90", "500"}, pids.inside, cpu.inside).ready()
 	crash := func(list ...*client) {
 		for _, c := range list {
 			c.signal(unix.SIGKILL)
@@ -241,20 +240,14 @@ func TestForkBomb(t *testing.T) {
 	crash(all[1:4]...)
 	g.kill()
 	crash(all[4:7]...)
-	settle(time.Second) // their numbers are others' now
+	was := forks(t)
+	eventually(t, "the numbers have gone round", func() bool { return forks(t) > was+2*4096 })
 	g = launch(t, c)
 	g.await(want{event: guard.EvActing})
 	late = max(late, hangs(t, g, all[7], 2*time.Second))
 	newcomer := member(t, "newcomer", 1, "exit")
 	g.await(want{event: guard.EvRegistered, pid: newcomer.pid})
-	if d := time.Since(begin); d > 8*time.Second {
-		t.Logf("the bomb was over %v before", d-8*time.Second)
-	}
-	n := forks(t) - before
-	t.Logf("measured: fork bomb: %d forks in a namespace of 4096 numbers, those that hung condemned up to %v after their deadline", n, late.Round(time.Millisecond))
-	if n < 4*4096 {
-		t.Errorf("%d forks: the numbers did not go round", n)
-	}
+	t.Logf("measured: fork bomb: %d forks in a namespace of 4096 numbers, those that hung condemned up to %v after their deadline", forks(t)-before, late.Round(time.Millisecond))
 	for _, c := range all[1:7] {
 		eventually(t, "the record of "+c.name+" is cleared", func() bool { return mapTable(t).pid(c.slot) != c.pid })
 	}

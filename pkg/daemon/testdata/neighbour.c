@@ -3,11 +3,13 @@
  *
  *	neighbour cpu SECONDS		spins
  *	neighbour memory SECONDS FILE	touches all of a file that is larger than the memory of its cgroup, again and again
- *	neighbour forks SECONDS N	N processes of which each forks and ends at once, and so does its child
+ *	neighbour forks SECONDS N	N processes of which each forks and ends at once, and so does its child;
+ *					they end when the first process is killed
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -49,12 +51,14 @@ static void thrash(const char *path)
 			(void)p[at];
 }
 
-static _Noreturn void chain(void)
+/* chain is a process with ever another pid. The pipe's other end is that of the first process. */
+static _Noreturn void chain(int pipe)
 {
 	struct timespec moment = { 0, 1000000 };
+	struct pollfd first = { .fd = pipe };
 
 	for (;;) {
-		if (now() >= end)
+		if (now() >= end || poll(&first, 1, 0) != 0)
 			_exit(0);
 		switch (fork()) {
 		case -1: /* the cgroup is full */
@@ -70,11 +74,15 @@ static _Noreturn void chain(void)
 
 int main(int argc, char **argv)
 {
+	int ends[2];
+
 	if (argc < 3) {
 		fprintf(stderr, "usage: neighbour cpu|memory|forks SECONDS [FILE|N]\n");
 		return 64;
 	}
 	end = now() + atoi(argv[2]);
+	if (pipe(ends) < 0)
+		die("pipe");
 	printf("ready %d 0\n", (int)getpid());
 	fflush(stdout);
 	if (strcmp(argv[1], "cpu") == 0)
@@ -84,9 +92,14 @@ int main(int argc, char **argv)
 		thrash(argv[3]);
 	else if (strcmp(argv[1], "forks") == 0 && argc == 4)
 		for (int i = 0; i < atoi(argv[3]); i++)
-			if (fork() == 0)
-				chain();
+			if (fork() == 0) {
+				close(ends[1]);
+				chain(ends[0]);
+			}
 	while (wait(NULL) > 0)
 		;
+	if (strcmp(argv[1], "forks") == 0)
+		for (;;)
+			pause();
 	return 0;
 }

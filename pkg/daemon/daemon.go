@@ -58,6 +58,7 @@ type Daemon struct {
 	examines examines
 	users    map[uint32]string
 	ladders  []guard.BeginLadder
+	groups   map[guard.TargetID]*groupTarget // of the ladders under way with scope cgroup
 	asks     []guard.AskConsent
 	opened   map[int32]opened // by openMany, of the decisions that are being carried out
 	tables   tables
@@ -136,7 +137,7 @@ func start(opts Options) (*Daemon, error) {
 	cfg := opts.Config
 	d := &Daemon{
 		opts: opts, cfg: &cfg, begun: process.Now(),
-		held: map[guard.TargetID]*held{}, users: map[uint32]string{},
+		held: map[guard.TargetID]*held{}, groups: map[guard.TargetID]*groupTarget{}, users: map[uint32]string{},
 		lost: map[string]string{}, ending: make(chan struct{}), stopped: make(chan struct{}),
 	}
 	var err error

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"os"
 	"strings"
 	"sync"
@@ -40,12 +41,10 @@ type groupTarget struct {
 func (t *groupTarget) Signal(sig unix.Signal) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	alive := !t.proc.Exited()
+	alive, sent := !t.proc.Exited(), false
 	if alive {
 		t.gather()
-		if sig == unix.SIGKILL {
-			t.killAll()
-		}
+		sent = sig == unix.SIGKILL && t.killAll()
 	}
 	for pid, m := range t.members {
 		if m.Exited() {
@@ -53,12 +52,27 @@ func (t *groupTarget) Signal(sig unix.Signal) error {
 			delete(t.members, pid)
 			continue
 		}
-		_ = m.Signal(sig) // what it says of one member says nothing of the others
+		// What it says of one member says nothing of the others.
+		sent = m.Signal(sig) == nil || sent
 	}
 	if !alive {
 		return nil // the steps go on for the others
 	}
-	return t.ladderTarget.Signal(sig)
+	err := t.ladderTarget.Signal(sig)
+	if sent && errors.Is(err, unix.ESRCH) {
+		return nil // it ended of what all were sent, or the others had it
+	}
+	return err
+}
+
+// close gives the members up, when the ladder is over.
+func (t *groupTarget) close() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for pid, m := range t.members {
+		_ = m.Close()
+		delete(t.members, pid)
+	}
 }
 
 // gather opens the members of the cgroup that are not known yet. t.mu is held, as
@@ -93,22 +107,24 @@ func (t *groupTarget) gather() {
 
 // killAll has the kernel end the whole cgroup at once, which also gets those that
 // are just being forked; where cgroups can only be read, systemd does it for a
-// unit. The pidfds get theirs in any case.
-func (t *groupTarget) killAll() {
+// unit. The pidfds get theirs in any case. It says whether that was done.
+func (t *groupTarget) killAll() bool {
 	group, err := t.proc.Group()
 	if err != nil || t.proc.Exited() {
-		return
+		return false
 	}
 	if group.Kill() == nil {
-		return
+		return true
 	}
 	// Only where the target is directly in its unit's cgroup: that is what was
 	// looked at before it was decided.
-	if unit := t.proc.Unit; unit != "" && strings.HasSuffix(group.Path(), "/"+unit) && !t.proc.Exited() {
-		ctx, cancel := context.WithTimeout(context.Background(), unitKillTimeout)
-		defer cancel()
-		_ = t.units.Kill(ctx, unit, unix.SIGKILL)
+	unit := t.proc.Unit
+	if unit == "" || !strings.HasSuffix(group.Path(), "/"+unit) || t.proc.Exited() {
+		return false
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), unitKillTimeout)
+	defer cancel()
+	return t.units.Kill(ctx, unit, unix.SIGKILL) == nil
 }
 
 // Remains says whether somebody is left, and gives up those who are not.

@@ -102,7 +102,8 @@ func (d *Daemon) startLadders() {
 		}
 		job := escalate.Job{ID: uint64(x.Target), Target: &t, Steps: x.Steps, From: x.From, Sent: x.Sent, Waited: x.Waited, DumpWait: x.DumpWait, Exited: h.exited}
 		if x.Scope == config.ScopeCgroup {
-			job.Target = &groupTarget{ladderTarget: t, units: &d.restorer.units, helper: d.reader.PID()}
+			group := &groupTarget{ladderTarget: t, units: &d.restorer.units, helper: d.reader.PID()}
+			job.Target, d.groups[x.Target] = group, group
 		}
 		d.pool.Start(job)
 	}
@@ -132,6 +133,10 @@ func (d *Daemon) ladderOutcome(o escalate.Outcome) {
 		r.Reason = o.Err.Error()
 	}
 	d.mail.leave(func() {
+		if g := d.groups[r.Target]; g != nil && r.Kind != guard.LadderSignalled && r.Kind != guard.LadderDumping {
+			g.close() // that was its last word
+			delete(d.groups, r.Target)
+		}
 		d.see(r)
 		d.saved.rest = 0 // a signal that was sent is written down at once
 	})

@@ -52,6 +52,7 @@ var stage = sync.OnceValues(func() (string, error) {
 		{"go", "test", "-c", "-o", filepath.Join(rig, "process.test"), "../../pkg/process"},
 		{"go", "build", "-trimpath", "-ldflags=-X main.version=next", "-o", filepath.Join(rig, "checkprocd-next"), "../../cmd/checkprocd"},
 		{"cc", "-std=gnu11", "-O2", "-static", "-pthread", "-o", filepath.Join(rig, "client"), c + "client.c"},
+		{"cc", "-std=gnu11", "-O2", "-static", "-pthread", "-I", c, "-o", filepath.Join(rig, "threads"), "testdata/threads.c"},
 		{"cc", "-std=gnu11", "-O2", "-static", "-o", filepath.Join(rig, "oldguard"), c + "oldguard.c"},
 	} {
 		cmd := exec.Command(args[0], args[1:]...)

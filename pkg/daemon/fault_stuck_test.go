@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/checkprocd/checkprocd/pkg/config"
 	"github.com/checkprocd/checkprocd/pkg/guard"
 	"github.com/checkprocd/checkprocd/pkg/internal/nstest"
 	"github.com/checkprocd/checkprocd/pkg/process"
@@ -80,25 +81,32 @@ func inState(t *testing.T, c *client, want byte) {
 	})
 }
 
-// TestBlockedShortly: a disk that stands still for less than a timeout excuses who waits for it, and nobody is blamed
-// for it afterwards.
-func TestBlockedShortly(t *testing.T) {
+// TestBlockedForATime: a disk that stands still for longer than the timeout. Who waits for it is given one more timeout,
+// and lives when the disk comes back within.
+func TestBlockedForATime(t *testing.T) {
 	if namespaces(t) {
 		return
 	}
 	fs := stuck(t)
-	g := begin(t, testConfig(t))
-	c := fs.writer("writer", "3")
-	g.await(want{event: guard.EvRegistered, pid: c.pid})
+	g := begin(t, punctual(testConfig(t)))
+	shortly, longer := fs.writer("shortly", "600"), fs.writer("longer", "3")
+	for _, c := range []*client{shortly, longer} {
+		g.await(want{event: guard.EvRegistered, pid: c.pid})
+	}
 	fs.hold()
-	c.signal(unix.SIGUSR1)
-	fs.holds(c)
-	inState(t, c, 'D')
-	settle(2 * time.Second)
+	for _, c := range []*client{shortly, longer} {
+		c.signal(unix.SIGUSR1)
+	}
+	fs.holds(shortly, longer)
+	inState(t, longer, 'D')
+	if e := g.await(want{event: guard.EvWaiting, pid: longer.pid}); e.Verdict != "blocked" {
+		t.Errorf("%s", e.Message)
+	}
 	fs.thaw()
-	settle(3 * time.Second)
-	g.untouched(c)
-	g.none(want{event: guard.EvLate})
+	g.await(want{event: guard.EvRecovered, pid: longer.pid})
+	settle(time.Second)
+	g.untouched(shortly, longer)
+	g.none(want{event: guard.EvLate, pid: shortly.pid})
 }
 
 // TestUnkillable: SIGKILL does not end who is in state D. The worker goes to the next one, the end is noticed when it
@@ -200,7 +208,7 @@ func TestVfork(t *testing.T) {
 	if namespaces(t) {
 		return
 	}
-	g := begin(t, testConfig(t))
+	g := begin(t, punctual(testConfig(t)))
 	vforks := func(name, timeout string) *client {
 		c := spawn(t, memberProgram(t), []string{name, timeout, "100", "exit", "vfork"}).ready()
 		c.name = name
@@ -209,12 +217,14 @@ func TestVfork(t *testing.T) {
 		inState(t, c, 'D')
 		return c
 	}
-	slow, hung := vforks("slow", "4"), vforks("hung", "1")
-	settle(2 * time.Second)
+	slow, hung := vforks("slow", "2"), vforks("hung", "1")
+	if e := g.await(want{event: guard.EvWaiting, pid: slow.pid}); e.Verdict != "blocked" {
+		t.Errorf("%s", e.Message)
+	}
 	endChild(t, slow)
+	g.await(want{event: guard.EvRecovered, pid: slow.pid})
 	hung.endsBy(unix.SIGKILL)
 	g.await(want{event: guard.EvKilled, pid: hung.pid})
-	settle(4 * time.Second)
 	g.untouched(slow)
 }
 
@@ -286,4 +296,50 @@ func TestDump(t *testing.T) {
 	g.await(want{event: guard.EvExited, pid: c.pid})
 	g.await(want{event: guard.EvCleared, pid: c.pid})
 	g.none(want{event: guard.EvSignalled}, want{event: guard.EvCondemned})
+}
+
+// TestAbortDumps: the ladder's SIGABRT is for the dump, so the next step waits until that is written, and no longer than
+// it is configured to.
+func TestAbortDumps(t *testing.T) {
+	for _, how := range []string{"waited for", "given up"} {
+		t.Run(how, func(t *testing.T) {
+			if namespaces(t) {
+				return
+			}
+			fs := stuck(t)
+			c := punctual(testConfig(t))
+			c.Ladder.Steps = []config.Step{{Signal: unix.SIGABRT, Wait: 500 * time.Millisecond}, {Signal: unix.SIGKILL, Wait: time.Second}}
+			if how == "given up" {
+				c.Ladder.DumpWait = time.Second
+			}
+			g := begin(t, c)
+			target := fs.dumper("target", "exit")
+			g.await(want{event: guard.EvRegistered, pid: target.pid})
+			fs.hold()
+			target.signal(unix.SIGUSR1)
+			abort := g.await(want{event: guard.EvSignalled, pid: target.pid, signal: "SIGABRT"})
+			fs.holds(target)
+			if how == "given up" {
+				kill := g.await(want{event: guard.EvSignalled, pid: target.pid, signal: "SIGKILL"})
+				if d := kill.at.Sub(abort.at); d < 900*time.Millisecond {
+					t.Errorf("SIGKILL %v after SIGABRT", d)
+				}
+				fs.thaw()
+				target.end()
+				g.await(want{event: guard.EvKilled, pid: target.pid})
+				return
+			}
+			settle(3 * time.Second)
+			if !dumping(target) {
+				t.Error("it does not dump any more")
+			}
+			fs.thaw()
+			target.endsBy(unix.SIGABRT)
+			if !target.status.CoreDump() {
+				t.Error("there is no dump")
+			}
+			g.await(want{event: guard.EvKilled, pid: target.pid})
+			g.none(want{signal: "SIGKILL"})
+		})
+	}
 }

@@ -30,6 +30,7 @@ type scenario struct {
 	Reload   control.ReloadResult
 	Faults   []control.Fault
 	Advice   []control.Advice
+	Diff     control.DiffResult
 	Held     int    // targets that an order of any kind is about
 	Error    string // "busy", "not allowed", "not there", or the text of any other; for each method but Status
 }
@@ -86,6 +87,14 @@ func (h handler) Brake(_ context.Context, _ control.Caller, order control.BrakeO
 }
 func (h handler) Advise(context.Context, control.Caller) ([]control.Advice, error) {
 	return h.Advice, h.fail()
+}
+
+func (h handler) Diff(_ context.Context, _ control.Caller, r control.DiffRequest) (control.DiffResult, error) {
+	ordered("diff", r)
+	if len(h.Faults) > 0 {
+		return control.DiffResult{}, &control.Rejected{Faults: h.Faults}
+	}
+	return h.scenario.Diff, h.fail()
 }
 
 // ordered appends a line to the file "orders".

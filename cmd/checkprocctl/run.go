@@ -120,6 +120,7 @@ func (a *app) command() *cobra.Command {
 	reload := add("reload", "Have the guard read its configuration anew", noArgs, a.reload)
 	// A reload that does not wait could not say that it was refused.
 	reload.Flags().Bool("wait", true, "wait until it is in force or rejected, and say which; it always does")
+	a.diff(add)
 	a.orders(add)
 	add("version", "The version of this program", noArgs, a.version)
 	return root
@@ -255,6 +256,14 @@ func (a *app) reload(ctx context.Context, _ []string) error {
 	}
 	defer c.Close()
 	result, err := c.Reload(ctx)
+	if err != nil {
+		return a.rejected(err)
+	}
+	return a.print(result, func(p *printer) { p.reload(result) })
+}
+
+// rejected prints the faults of a configuration as JSON where that is asked for, and returns err.
+func (a *app) rejected(err error) error {
 	var rejected *control.Rejected
 	if errors.As(err, &rejected) && a.json {
 		faults := struct {
@@ -264,10 +273,7 @@ func (a *app) reload(ctx context.Context, _ []string) error {
 			return err
 		}
 	}
-	if err != nil {
-		return err
-	}
-	return a.print(result, func(p *printer) { p.reload(result) })
+	return err
 }
 
 func (a *app) version(context.Context, []string) error {

@@ -52,7 +52,19 @@ func load(path string, mayMiss, withDir bool) (Config, error) {
 		}
 		faults = append(faults, l.add(&c, file, data)...)
 	}
-	faults = append(faults, l.finish(&c)...)
+	return outcome(path, c, append(faults, l.finish(&c)...))
+}
+
+// Parse reads a text as if it were a file that is read alone; name stands for it in faults. An error is a *Faults.
+func Parse(name string, text []byte) (Config, error) {
+	c := Default()
+	var l loader
+	faults := l.add(&c, name, text)
+	return outcome(name, c, append(faults, l.finish(&c)...))
+}
+
+// outcome is the configuration where it has no faults, else as many of them as a report takes.
+func outcome(path string, c Config, faults []Fault) (Config, error) {
 	if len(faults) == 0 {
 		return c, nil
 	}

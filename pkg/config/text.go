@@ -156,7 +156,7 @@ func Diff(old, new Config) []string {
 	return diffRules(lines, old.Rules, new.Rules)
 }
 
-func diffFields(lines []string, prefix string, old, new *Config, fields []field[Config]) []string {
+func diffFields[T any](lines []string, prefix string, old, new *T, fields []field[T]) []string {
 	for i := range fields {
 		f := &fields[i]
 		if f.fields != nil {

@@ -150,6 +150,14 @@ func (c *Client) Advise(ctx context.Context) ([]Advice, error) {
 	return out.Advice, err
 }
 
+// Diff asks what a reload would do, of the daemon's own files or of another text. Errors: *Rejected for one with faults,
+// ErrNotAllowed.
+func (c *Client) Diff(ctx context.Context, r DiffRequest) (DiffResult, error) {
+	var out DiffResult
+	err := c.order(ctx, "Diff", r, &out)
+	return out, err
+}
+
 // order sends a request that has parameters.
 func (c *Client) order(ctx context.Context, method string, parameters, out any) error {
 	text, err := json.Marshal(parameters)
@@ -169,6 +177,9 @@ func (c *Client) call(ctx context.Context, r request, out any) error {
 	message, err := encode(r)
 	if err != nil {
 		return fmt.Errorf("%s: %w", r.Method, err)
+	}
+	if most := defaultLimits().size; len(message) > most+1 { // the server would end the connection
+		return fmt.Errorf("%s: the request has %d bytes, %d are taken", r.Method, len(message)-1, most)
 	}
 	stop := context.AfterFunc(ctx, func() { _ = c.conn.SetDeadline(time.Unix(1, 0)) })
 	answer, err := c.exchange(message)

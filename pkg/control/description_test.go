@@ -101,6 +101,7 @@ func TestDescriptionIsTheGoTypes(t *testing.T) {
 		"method GetStatus": "() -> " + fields(t, statusReply{}),
 		"method List":      "() -> " + fields(t, listReply{}),
 		"method Check":     "() -> " + fields(t, checkReply{}),
+		"method Diff":      fields(t, DiffRequest{}) + " -> " + fields(t, DiffResult{}),
 		"method Reload":    "() -> " + fields(t, ReloadResult{}),
 		"type BrakeOrder":  enum(BrakeGo, BrakeStop),
 		"method Hold":      fields(t, HoldRequest{}) + " -> " + fields(t, holdReply{}),
@@ -114,7 +115,7 @@ func TestDescriptionIsTheGoTypes(t *testing.T) {
 		"error Failed":     fields(t, messageParameters{}),
 	}
 	for _, v := range []any{Table{}, Targets{}, Counters{}, Brake{}, Scan{}, Feature{}, Registry{}, Status{}, Target{},
-		Finding{}, Fault{}, Hold{}, Advice{}} {
+		Finding{}, Fault{}, Hold{}, Advice{}, Match{}} {
 		want["type "+reflect.TypeOf(v).Name()] = fields(t, v)
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

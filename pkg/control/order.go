@@ -25,7 +25,6 @@ func (s *Selector) valid() error {
 			given++
 		}
 	}
-	unprintable := func(r rune) bool { return r == unicode.ReplacementChar || !unicode.IsPrint(r) }
 	switch {
 	case given != 1:
 		return &InvalidError{"pid, name, all"}
@@ -33,6 +32,19 @@ func (s *Selector) valid() error {
 		return &InvalidError{"pid"}
 	case len(s.Name) > MaxText, strings.ContainsFunc(s.Name, unprintable):
 		return &InvalidError{"name"}
+	}
+	return nil
+}
+
+// unprintable is true of what is not fit for a terminal.
+func unprintable(r rune) bool { return r == unicode.ReplacementChar || !unicode.IsPrint(r) }
+
+// maxName bounds the name of a file, as the system does.
+const maxName = 4096
+
+func (r *DiffRequest) valid() error {
+	if len(r.File) > maxName || strings.ContainsFunc(r.File, unprintable) || r.File == "" && r.Text != "" {
+		return &InvalidError{"file"}
 	}
 	return nil
 }

@@ -238,6 +238,13 @@ func (s *Server) method(ctx context.Context, c Caller, name string) (method, boo
 			advice, err := h.Advise(ctx, c)
 			return adviseReply{full(advice)}, err
 		}}, true
+	case "Diff":
+		var r DiffRequest
+		return method{seeAll: true, valid: r.valid, arguments: []argument{{"file", &r.File, true}, {"text", &r.Text, true}},
+			call: func() (any, error) {
+				result, err := h.Diff(ctx, c, r)
+				return fullDiff(result), err
+			}}, true
 	case "Reload":
 		return method{steer: true, call: func() (any, error) {
 			result, err := h.Reload(ctx, c)
@@ -320,6 +327,15 @@ func fullFindings(findings []Finding) []Finding {
 	for i, f := range findings {
 		f.PIDs, f.Slots = full(f.PIDs), full(f.Slots)
 		out[i] = f
+	}
+	return out
+}
+
+func fullDiff(r DiffResult) DiffResult {
+	out := DiffResult{full(r.Changed), full(r.NeedsRestart), make([]Match, len(r.Targets))}
+	for i, m := range r.Targets {
+		m.Changes = full(m.Changes)
+		out.Targets[i] = m
 	}
 	return out
 }

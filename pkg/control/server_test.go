@@ -38,6 +38,7 @@ type fake struct {
 	hold     Hold
 	count    int // of what an order was about
 	advice   []Advice
+	diff     DiffResult
 
 	mu     sync.Mutex
 	orders []any    // what the server handed on
@@ -77,6 +78,11 @@ func (f *fake) Brake(_ context.Context, c Caller, order BrakeOrder) (int, error)
 	return f.count, f.err
 }
 func (f *fake) Advise(context.Context, Caller) ([]Advice, error) { return f.advice, f.err }
+
+func (f *fake) Diff(_ context.Context, c Caller, r DiffRequest) (DiffResult, error) {
+	f.ordered(c, r)
+	return f.diff, f.err
+}
 
 func (f *fake) ordered(c Caller, order any) {
 	f.mu.Lock()
@@ -259,6 +265,7 @@ func TestWire(t *testing.T) {
 			`{"parameters":{"hold":{"pid":0,"name":"","all":false,"left_usec":0,"reason":"","by":"","targets":0}}}`},
 		{"nobody is there", `{"method":"io.checkproc.Hold","parameters":{"pid":404,"for_usec":1000000}}`,
 			`{"error":"io.checkproc.NoTarget","parameters":{"message":"not there: pid 404"}}`},
+		{"no difference", `{"method":"io.checkproc.Diff"}`, `{"parameters":{"changed":[],"needs_restart":[],"targets":[]}}`},
 		{"nothing is null", `{"method":"io.checkproc.Reload"}`, `{"parameters":{"changed":[],"needs_restart":[]}}`},
 		{"unknown interface", `{"method":"io.other.List"}`,
 			`{"error":"org.varlink.service.InterfaceNotFound","parameters":{"interface":"io.other"}}`},
@@ -319,6 +326,32 @@ func TestOrders(t *testing.T) {
 	}
 }
 
+func TestDiff(t *testing.T) {
+	h := &fake{diff: DiffResult{Changed: []string{"interval: 1s -> 2s"}, NeedsRestart: []string{},
+		Targets: []Match{{PID: 7, UID: 1000, Name: "ftpd", Unit: "ftp.service", Before: -1, After: 3, Changes: []string{"action: ladder -> report"}}, {PID: 8}}}}
+	c := dial(t, serve(t, h, nil))
+	want := h.diff
+	want.Targets = slices.Clone(want.Targets)
+	want.Targets[1].Changes = []string{}
+	request := DiffRequest{"new.toml", "interval = \"2s\"\n"}
+	got, err := c.Diff(t.Context(), request)
+	if diff := cmp.Diff(want, got); err != nil || diff != "" {
+		t.Errorf("Diff: %v\n%s", err, diff)
+	}
+	if diff := cmp.Diff([]any{request}, h.orders); diff != "" {
+		t.Errorf("handed on (-said +handed):\n%s", diff)
+	}
+	// What is too long is not sent, and the connection stays good.
+	if _, err = c.Diff(t.Context(), DiffRequest{"new.toml", strings.Repeat("#", 64<<10)}); err == nil || !strings.Contains(err.Error(), "65536 are taken") {
+		t.Errorf("a long text: %v", err)
+	}
+	h.err = &Rejected{[]Fault{{File: "new.toml", Line: 1}}}
+	var rejected *Rejected
+	if _, err = c.Diff(t.Context(), request); !errors.As(err, &rejected) || len(rejected.Faults) != 1 {
+		t.Errorf("with a fault: %v", err)
+	}
+}
+
 // An order that is not to be understood, or out of bounds, does not reach the handler.
 func TestOrdersAreBounded(t *testing.T) {
 	day := (24 * time.Hour).Microseconds()
@@ -370,6 +403,14 @@ func TestOrdersAreBounded(t *testing.T) {
 		{`"method":"io.checkproc.Brake","parameters":{"order":1}`, "order", nil},
 		{`"method":"io.checkproc.Brake"`, "order", nil},
 		{`"method":"io.checkproc.Advise","parameters":{"name":"x"}`, "name", nil},
+		{`"method":"io.checkproc.Diff"`, "", DiffRequest{}},
+		{`"method":"io.checkproc.Diff","parameters":{"file":"/x/ä.toml","text":"a = 1\n"}`, "", DiffRequest{"/x/ä.toml", "a = 1\n"}},
+		{`"method":"io.checkproc.Diff","parameters":{"file":"empty","text":""}`, "", DiffRequest{File: "empty"}},
+		{`"method":"io.checkproc.Diff","parameters":{"text":"a = 1"}`, "file", nil},
+		{`"method":"io.checkproc.Diff","parameters":{"file":"a\nb","text":"a = 1"}`, "file", nil},
+		{`"method":"io.checkproc.Diff","parameters":{"file":"` + strings.Repeat("x", 4097) + `"}`, "file", nil},
+		{`"method":"io.checkproc.Diff","parameters":{"file":"x","text":["a = 1"]}`, "text", nil},
+		{`"method":"io.checkproc.Diff","parameters":{"config":"x"}`, "config", nil},
 	} {
 		h := &fake{}
 		s := &Server{config: ServerConfig{Handler: h}, limits: defaultLimits(), roles: newRoles(0, "", "")}
@@ -502,7 +543,7 @@ func TestRolesDecide(t *testing.T) {
 			if !ok && !cmp.Equal(r, reply{errNotAllowed, reasonParameters{"it takes root or a member of group steer"}}) {
 				t.Errorf("Reload: %+v", r)
 			}
-			for _, method := range []string{"Check", "Advise"} {
+			for _, method := range []string{"Check", "Advise", "Diff"} {
 				r, ok = do(method)
 				if ok != tt.check {
 					t.Errorf("%s: %+v", method, r)

@@ -181,6 +181,30 @@ type ReloadResult struct {
 	NeedsRestart []string `json:"needs_restart"` // keys that differ and take a restart of the daemon
 }
 
+// DiffRequest names the configuration that Diff looks at: the daemon's own files, or a text that the caller has read.
+type DiffRequest struct {
+	File string `json:"file,omitempty"` // what Text is called in faults; empty: the daemon's own files
+	Text string `json:"text,omitempty"` // of a file that is read alone, without conf.d
+}
+
+// DiffResult says what a reload would change. Nothing has changed yet.
+type DiffResult struct {
+	Changed      []string `json:"changed"`       // keys that would be in force
+	NeedsRestart []string `json:"needs_restart"` // keys that differ and take a restart of the daemon
+	Targets      []Match  `json:"targets"`       // all live ones, by pid
+}
+
+// Match is the rule of a live target now and after a reload.
+type Match struct {
+	PID     int32    `json:"pid"`
+	UID     uint32   `json:"uid"`
+	Name    string   `json:"name"`
+	Unit    string   `json:"unit"`
+	Before  int      `json:"before"`  // index of the rule in force, -1: the defaults
+	After   int      `json:"after"`   // the same after a reload
+	Changes []string `json:"changes"` // what would differ for this target: "timeout: its own -> 45s"
+}
+
 // AdviceBeats is how many beats an advice takes.
 const AdviceBeats = 100
 
@@ -256,14 +280,14 @@ type Caller struct {
 	UID, GID  uint32
 	Groups    []uint32 // supplementary
 	CanSteer  bool     // may reload, hold, release and order the brake
-	CanSeeAll bool     // may see the targets of all users, check, and ask for advice
+	CanSeeAll bool     // may see the targets of all users, check, and ask for advice and for what a reload would do
 }
 
 // Handler is what the daemon answers. Its methods are called from many goroutines; ctx ends with the server and after a
 // bounded time. Besides plain errors (sent as Failed with their text) they may return ErrNotAllowed, ErrNoTarget, ErrBusy,
 // *Rejected or *InvalidError, wrapped or not.
 //
-// The server itself refuses Check and Advise to a caller that cannot see all, and Reload, Hold, Release and Brake to one
+// The server itself refuses Check, Advise and Diff to a caller that cannot see all, and Reload, Hold, Release and Brake to one
 // that cannot steer, and takes other users' targets out of the answer of List where the caller cannot see all. It hands on
 // no order that does not keep to what HoldRequest, Selector and BrakeOrder say, but for the reason of a hold, which is as
 // long and as hostile as the caller likes.
@@ -276,4 +300,5 @@ type Handler interface {
 	Release(ctx context.Context, c Caller, s Selector) (released int, err error)
 	Brake(ctx context.Context, c Caller, order BrakeOrder) (targets int, err error)
 	Advise(ctx context.Context, c Caller) ([]Advice, error)
+	Diff(ctx context.Context, c Caller, r DiffRequest) (DiffResult, error)
 }

@@ -109,6 +109,10 @@ func (h handler) Advise(ctx context.Context, _ control.Caller) ([]control.Advice
 	return out, nil
 }
 
+func (h handler) Diff(ctx context.Context, _ control.Caller, r control.DiffRequest) (control.DiffResult, error) {
+	return h.d.diff(ctx, r.File, r.Text)
+}
+
 // order has the loop carry out an order; what follows from it is decided in the
 // same turn.
 func (h handler) order(ctx context.Context, do func() error) error {

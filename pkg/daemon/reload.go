@@ -84,14 +84,46 @@ func rejected(err error) error {
 	return out
 }
 
+// compare says what is another in next than in old, and gives next those of
+// old's values that hold until a restart.
+func compare(old, next *config.Config) control.ReloadResult {
+	result := control.ReloadResult{NeedsRestart: config.NeedsRestart(*old, *next)}
+	// What names things that are open.
+	next.RuntimeDir, next.Control.Socket = old.RuntimeDir, old.Control.Socket
+	next.CPActive.Key, next.CPActive.SemKey, next.CPActive.Records = old.CPActive.Key, old.CPActive.SemKey, old.CPActive.Records
+	result.Changed = config.Diff(*old, *next)
+	return result
+}
+
+// diff says what a reload would do; with a file named, of that text instead of
+// the daemon's own files.
+func (d *Daemon) diff(ctx context.Context, file, text string) (control.DiffResult, error) {
+	read := func() (config.Config, error) { return config.Load(d.opts.ConfigPath) }
+	if file != "" {
+		read = func() (config.Config, error) { return config.Parse(file, []byte(text)) }
+	}
+	next, err := read()
+	if err != nil {
+		return control.DiffResult{}, rejected(err)
+	}
+	if d.opts.Override != nil {
+		d.opts.Override(&next)
+	}
+	var result control.DiffResult
+	err = d.inLoop(ctx, func() {
+		r := compare(d.cfg, &next)
+		result.Changed, result.NeedsRestart = r.Changed, r.NeedsRestart
+		for _, p := range d.guard.Preview(&next) {
+			result.Targets = append(result.Targets, control.Match{PID: p.PID, UID: p.UID, Name: p.Name, Unit: p.Unit, Before: p.Before, After: p.After, Changes: p.Changes})
+		}
+	})
+	return result, err
+}
+
 // switchTo puts a valid configuration in force, on the loop.
 func (d *Daemon) switchTo(next config.Config, who string) control.ReloadResult {
 	old := d.cfg
-	result := control.ReloadResult{NeedsRestart: config.NeedsRestart(*old, next)}
-	// What names things that are open holds until a restart.
-	next.RuntimeDir, next.Control.Socket = old.RuntimeDir, old.Control.Socket
-	next.CPActive.Key, next.CPActive.SemKey, next.CPActive.Records = old.CPActive.Key, old.CPActive.SemKey, old.CPActive.Records
-	result.Changed = config.Diff(*old, next)
+	result := compare(old, &next)
 
 	d.cfg = &next
 	clear(d.users)

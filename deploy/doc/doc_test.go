@@ -149,6 +149,32 @@ func TestEveryEventIsDescribed(t *testing.T) {
 	}
 }
 
+// Each field that a record can have stands in the manual; those of the evidence in the design, too.
+func TestEveryFieldIsDescribed(t *testing.T) {
+	key := regexp.MustCompile(`z\.(?:Str|Int|Int32|Int64|Bool)\("([a-z_]+)"|\{"([a-z_]+)", e\.`)
+	manual, design := page(t, "deploy/man/checkprocd.8"), page(t, "deploy/doc/design.md")
+	for _, source := range []string{"event.go", "examine.go"} {
+		found := 0
+		for _, m := range key.FindAllStringSubmatch(page(t, "pkg/daemon/"+source), -1) {
+			name := m[1] + m[2]
+			if name == "message_id" || name == "priority" || strings.HasPrefix(name, "object_") {
+				continue // journald's own
+			}
+			found++
+			field := regexp.MustCompile(`\bCHECKPROC_` + strings.ToUpper(name) + `\b`)
+			if !field.MatchString(manual) {
+				t.Errorf("checkprocd(8) does not say what %s is", field)
+			}
+			if source == "examine.go" && !field.MatchString(design) {
+				t.Errorf("the design does not say what %s is", field)
+			}
+		}
+		if found < 10 {
+			t.Errorf("only %d fields were found in %s", found, source)
+		}
+	}
+}
+
 // The README shows the help of both programs; what it and the other pages call them with exists.
 func TestCommandLines(t *testing.T) {
 	readme := page(t, "README.md")

@@ -345,28 +345,33 @@ func TestExamineReusedPID(t *testing.T) {
 	if nstest.Run(t) {
 		return
 	}
-	old := actor(t, "pause")
-	p := open(t, old.pid())
-	dir, err := host().folder(old.pid())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer dir.close()
-	old.end()
-	fresh := reuse(t, old.pid())
-	defer fresh.end()
+	p, _ := reused(t)
 	if e, err := p.Examine(context.Background(), true); !errors.Is(err, ErrGone) {
 		t.Errorf("%+v, %v", e, err)
 	}
 	if _, err := p.Group(); !errors.Is(err, ErrGone) {
 		t.Errorf("group: %v", err)
 	}
-	// Even without the pidfd: the directory was that of the old one.
-	if b, err := dir.read(0, "stat", make([]byte, 100)); err == nil {
-		t.Errorf("stat through the old directory: %q", b)
+}
+
+// A directory of /proc finds nothing after the end of its process.
+func TestFolderEnded(t *testing.T) {
+	c := actor(t, "pause")
+	dir, err := host().folder(c.pid())
+	if err != nil {
+		t.Fatal(err)
 	}
-	if b, err := dir.read(old.pid(), "stat", make([]byte, 100)); err == nil {
-		t.Errorf("stat of its thread through the old directory: %q", b)
+	defer dir.close()
+	for _, tid := range []int32{0, c.pid()} {
+		if b, err := dir.read(tid, "stat", make([]byte, 100)); err != nil || len(b) == 0 {
+			t.Errorf("stat of %d: %q, %v", tid, b, err)
+		}
+	}
+	c.end()
+	for _, tid := range []int32{0, c.pid()} {
+		if b, err := dir.read(tid, "stat", make([]byte, 100)); err != unix.ESRCH && err != unix.ENOENT {
+			t.Errorf("stat of %d after the end: %q, %v", tid, b, err)
+		}
 	}
 }
 

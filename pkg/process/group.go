@@ -13,15 +13,15 @@ import (
 
 const (
 	maxMembers = 4096
-	maxGroups  = 4096 // cgroups below one that are looked into
+	maxGroups  = 1024 // cgroups below one that are looked into
 )
 
 var (
 	// ErrRootGroup says that a process is in no cgroup but the root, which holds everybody.
 	ErrRootGroup = errors.New("in no cgroup but the root")
 
-	// ErrTooMany says that a cgroup has more than 4096 members, or cgroups below it.
-	ErrTooMany = fmt.Errorf("more than %d members, or groups below it", maxMembers)
+	// ErrTooMany says that a cgroup has more than 4096 members, or 1024 cgroups below it.
+	ErrTooMany = fmt.Errorf("more than %d members, or %d groups below it", maxMembers, maxGroups)
 )
 
 // Group is a cgroup of the unified hierarchy or, where that only stands beside v1, of name=systemd. It holds nothing

@@ -177,11 +177,7 @@ func TestReusedPID(t *testing.T) {
 	if nstest.Run(t) {
 		return
 	}
-	old := actor(t, "pause")
-	p := open(t, old.pid())
-	old.end()
-
-	fresh := reuse(t, old.pid())
+	p, fresh := reused(t)
 
 	if err := p.Signal(unix.SIGKILL); !errors.Is(err, ErrGone) {
 		t.Errorf("signal to the old process: %v", err)
@@ -201,22 +197,24 @@ func TestReusedPID(t *testing.T) {
 	}
 }
 
-// reuse starts a process with a number that was free. Inside nstest.Run only.
-func reuse(t *testing.T, pid int32) *child {
+// reused is a process that has ended, and another one that has its number now. Inside nstest.Run only.
+func reused(t *testing.T) (ended *Process, fresh *child) {
 	t.Helper()
-	for range 1000 {
-		if err := os.WriteFile("/proc/sys/kernel/ns_last_pid", []byte(strconv.Itoa(int(pid)-1)), 0); err != nil {
+	for range 50 {
+		old := actor(t, "pause")
+		p := open(t, old.pid())
+		old.end()
+		if err := os.WriteFile("/proc/sys/kernel/ns_last_pid", []byte(strconv.Itoa(int(p.PID)-1)), 0); err != nil {
 			t.Fatalf("set the next pid: %v", err)
 		}
-		// The number can be taken by a thread that the Go runtime starts.
-		fresh := actor(t, "pause")
-		if fresh.pid() == pid {
-			return fresh
+		// A thread that the Go runtime starts can take the number, and keeps it: then with another number.
+		if fresh = actor(t, "pause"); fresh.pid() == p.PID {
+			return p, fresh
 		}
 		fresh.end()
 	}
-	t.Fatalf("pid %d did not come again", pid)
-	return nil
+	t.Fatal("no pid came again")
+	return nil, nil
 }
 
 func TestClosedNeverHitsAnother(t *testing.T) {

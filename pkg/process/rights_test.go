@@ -22,7 +22,12 @@ func TestExamineRights(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	victim := actor(t, "pause", nobody(t))
+	cmd := exec.Command(nstest.CC(t, "testdata/states.c", "-pthread"))
+	nobody(t)(cmd)
+	victim := start(t, cmd)
+	examineUntil(t, open(t, victim.pid()), "the victim where it waits", func(e Evidence) bool {
+		return e.State == 'S' && e.Threads[0].Syscall == "read" && e.Threads[0].Channel != ""
+	})
 	const ptrace, search = "sys_ptrace", "dac_read_search"
 	for _, test := range []struct {
 		caps     []string

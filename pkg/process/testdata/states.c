@@ -19,6 +19,7 @@
 
 static pthread_mutex_t taken = PTHREAD_MUTEX_INITIALIZER;
 static pthread_barrier_t begun;
+static pid_t own;
 
 static void *nothing(void *arg)
 {
@@ -49,7 +50,8 @@ static void *play(void *arg)
 	} else if (strcmp(part, "vfork") == 0) {
 		if (vfork() == 0) {
 			prctl(PR_SET_PDEATHSIG, SIGKILL);
-			pause();
+			if (getppid() == own)
+				pause();
 			_exit(0);
 		}
 	} else if (strcmp(part, "churn") == 0) {
@@ -77,6 +79,7 @@ int main(int argc, char **argv)
 	int i, n, parts = 0;
 	char c;
 
+	own = getpid();
 	getrlimit(RLIMIT_NOFILE, &files);
 	files.rlim_cur = files.rlim_max;
 	setrlimit(RLIMIT_NOFILE, &files);

@@ -25,11 +25,13 @@ type Config struct {
 	Log        Log
 	CPActive   CPActive
 	Control    Control
+	Protect    Protect
 	Verdict    Responses // none of them RespondDefault
 	Pressure   Pressure
 	Ladder     Ladder
 	Brake      Brake
-	Rules      []Rule // first match wins
+	Rules      []Rule  // first match wins
+	Names      []Names // what records of which users may be called
 }
 
 // Log says where events go, and how.

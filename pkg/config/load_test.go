@@ -37,8 +37,18 @@ func TestFaults(t *testing.T) {
 		{"no duration", `interval = "1 s"`, `f:1:12: interval: "1 s" is no duration (expected a duration such as "1s", 50ms to 10s)`},
 		{"too fast", `interval = "49ms"`, `f:1:12: interval: "49ms" is out of range (expected a duration such as "1s", 50ms to 10s)`},
 		{"too slow", `interval = "11s"`, `f:1:12: interval: "11s" is out of range (expected a duration such as "1s", 50ms to 10s)`},
-		{"unknown key", "intervall = 1", `f:1:1: intervall: unknown key (expected one of interval, runtime_dir, log, cpactive, control, verdict, pressure, ladder, brake, rule)`},
-		{"unknown table", "[native]\nenabled = true", `f:1:2: native: unknown table (expected one of interval, runtime_dir, log, cpactive, control, verdict, pressure, ladder, brake, rule)`},
+		{"unknown key", "intervall = 1", `f:1:1: intervall: unknown key (expected one of interval, runtime_dir, log, cpactive, control, protect, verdict, pressure, ladder, brake, rule, names)`},
+		{"unknown table", "[native]\nenabled = true", `f:1:2: native: unknown table (expected one of interval, runtime_dir, log, cpactive, control, protect, verdict, pressure, ladder, brake, rule, names)`},
+		{"protect as value", "protect = ['sshd']", `f:1:11: protect: is an array (expected a table with names, units)`},
+		{"protect a name", "protect.names = 'sshd'", `f:1:17: protect.names: is the string "sshd" (expected patterns such as [ "db*", "sshd" ], none of them empty)`},
+		{"protect all by nothing", "[protect]\nunits = ['a', '']", `f:2:15: protect.units[1]: is empty (expected patterns such as [ "db*", "sshd" ], none of them empty)`},
+		{"protect patterns", "[protect]\nunits = [ 1, '[' ]", `f:2:11: protect.units[0]: is the integer 1 (expected patterns such as [ "db*", "sshd" ], none of them empty)
+f:2:14: protect.units[1]: "[" is no pattern: unfinished [ or \ (expected patterns such as [ "db*", "sshd" ], none of them empty)`},
+		{"names of nobody", "[[names]]\nallow = []", `f:1:3: names[0].user: is missing (expected a pattern for the name of a user such as "idc", or a uid such as "1000")`},
+		{"names of an empty user", "[[names]]\nuser = ''\nallow = []", `f:2:8: names[0].user: is empty (expected a pattern for the name of a user such as "idc", or a uid such as "1000")`},
+		{"names without any", "[[names]]\nuser = 'a'", `f:1:3: names[0].allow: is missing (expected patterns such as [ "db*", "sshd" ], none of them empty)`},
+		{"names of a big uid", "[[names]]\nuser = '4294967296'\nallow = ['a']", `f:2:8: names[0].user: "4294967296" is no uid (expected a pattern for the name of a user such as "idc", or a uid such as "1000")`},
+		{"names as value", "names = 'a'", `f:1:9: names: is the string "a" (expected [[names]])`},
 		{"unknown nested key", "[log]\n colour = true", `f:2:2: log.colour: unknown key (expected one of level, format, file)`},
 		{"unknown key of the ladder", "[ladder]\nscopes = 'process'", `f:2:1: ladder.scopes: unknown key (expected one of steps, scope, shared, dump_wait, max_concurrent)`},
 		{"scope", "[ladder]\nscope = 'unit'", `f:2:9: ladder.scope: "unit" is not known (expected "process" or "cgroup")`},
@@ -64,7 +74,7 @@ f:5:11: verdict.dumping: "" is not known (expected "hold" or "ladder")`},
 		{"pressure number", "pressure.memory = 40", `f:1:19: pressure.memory: is the integer 40 (expected a percentage such as "10%", 0% to 100%)`},
 		{"pressure without sign", "pressure.io = '80'", `f:1:15: pressure.io: "80" is no percentage (expected a percentage such as "10%", 0% to 100%)`},
 		{"pressure of a resource that is none", "[pressure]\nirq = '1%'", `f:2:1: pressure.irq: unknown key (expected one of cpu, memory, io)`},
-		{"quoted key with a dot", `"log.level" = "info"`, `f:1:1: "log.level": unknown key (expected one of interval, runtime_dir, log, cpactive, control, verdict, pressure, ladder, brake, rule)`},
+		{"quoted key with a dot", `"log.level" = "info"`, `f:1:1: "log.level": unknown key (expected one of interval, runtime_dir, log, cpactive, control, protect, verdict, pressure, ladder, brake, rule, names)`},
 		{"section as value", "log = 'debug'", `f:1:7: log: is the string "debug" (expected a table with level, format, file)`},
 		{"section as array", "[[log]]", `f:1:3: log: is an array of tables (expected a table with level, format, file)`},
 		{"key as table", "[interval]", `f:1:2: interval: is a table (expected a duration such as "1s", 50ms to 10s)`},
@@ -137,7 +147,7 @@ f:3:57: rule[1].ladder.steps[1].signal: unknown signal "SIGFOO" (expected the na
 		{"bad date", "brake.window = 2026-13-45", `f:1:16: brake.window: is the date or time 2026-13-45 (expected a duration such as "1s", 100ms to 1h)`},
 		{"all at once", "interval = 1\nnope = 1\n[log]\nlevel = 2s\nformat = 3\n[brake]\nat_least = 0\n[[rule]]\ntimeout = 1\naction = 'x'\n",
 			`f:1:12: interval: is the integer 1 (expected a duration such as "1s", 50ms to 10s)
-f:2:1: nope: unknown key (expected one of interval, runtime_dir, log, cpactive, control, verdict, pressure, ladder, brake, rule)
+f:2:1: nope: unknown key (expected one of interval, runtime_dir, log, cpactive, control, protect, verdict, pressure, ladder, brake, rule, names)
 f:4:10: log.level: strings must be quoted (expected one of trace, debug, info, warn, error)
 f:5:10: log.format: is the integer 3 (expected one of auto, journal, console, json)
 f:7:12: brake.at_least: 0 is out of range (expected an integer, 2 to 1000000)
@@ -425,6 +435,18 @@ func anyConfig(t *rapid.T) Config {
 		r.Ladder.Shared = rapid.Ptr(rapid.Bool(), true).Draw(t, "shared")
 		c.Rules = append(c.Rules, r)
 	}
+	some := rapid.StringMatching(`[a-z*?"' ]{1,8}`)
+	list := func(label string) []string {
+		drawn := rapid.SliceOfN(some, 0, 4).Draw(t, label)
+		if len(drawn) == 0 {
+			return nil
+		}
+		return drawn
+	}
+	c.Protect = Protect{list("protected names"), list("protected units")}
+	for range rapid.IntRange(0, 3).Draw(t, "names") {
+		c.Names = append(c.Names, Names{rapid.OneOf(some, rapid.StringMatching(`[0-9]{1,9}`)).Draw(t, "user"), list("allow")})
+	}
 	return c
 }
 
@@ -499,7 +521,7 @@ func TestExample(t *testing.T) {
 	}
 	for i := range schema {
 		for _, f := range append(schema[i].fields, schema[i]) {
-			if f.fields == nil && f.key != "rule" && !regexp.MustCompile(`(?m)^`+f.key+` *= `).MatchString(text) {
+			if f.fields == nil && f.key != "rule" && f.key != "names" && !regexp.MustCompile(`(?m)^`+f.key+` *= `).MatchString(text) {
 				t.Errorf("does not show %s.%s", schema[i].key, f.key)
 			}
 		}
@@ -513,10 +535,15 @@ func TestExample(t *testing.T) {
 		}
 	}
 	got, faults = parseText(strings.Join(rules, "\n"))
-	if faults != nil || len(got.Rules) < 2 {
+	if faults != nil || len(got.Rules) < 2 || len(got.Names) < 1 {
 		t.Errorf("%d rules: %s", len(got.Rules), lines(faults))
 	}
 	_, about, _ := strings.Cut(string(data), "\n# Rules:")
+	for i := range namesSchema {
+		if key := namesSchema[i].key; !regexp.MustCompile(`\b` + key + `\b`).MatchString(about) {
+			t.Errorf("does not name names.%s", key)
+		}
+	}
 	for i := range ruleSchema {
 		for _, f := range append(ruleSchema[i].fields, ruleSchema[i]) {
 			if !regexp.MustCompile(`\b` + f.key + `\b`).MatchString(about) {
@@ -551,12 +578,15 @@ func TestManPage(t *testing.T) {
 			for j := range f.fields {
 				check("["+f.key+"]", entry(&f.fields[j]))
 			}
-		case f.key != "rule":
+		case f.key != "rule" && f.key != "names":
 			check("Top level", entry(f))
 		}
 	}
 	for i := range ruleSchema {
 		check("[[rule]]", ruleSchema[i].key)
+	}
+	for i := range namesSchema {
+		check("[[names]]", namesSchema[i].key)
 	}
 }
 

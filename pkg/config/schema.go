@@ -144,6 +144,10 @@ var schema = []field[Config]{
 		group("group", "may see and steer", func(c *Config) *string { return &c.Control.Group }),
 		group("read_group", "may see all; anyone may see what is their own", func(c *Config) *string { return &c.Control.ReadGroup }),
 	),
+	section("protect",
+		patterns("names", "of records that are never signalled and never restarted", func(c *Config) *[]string { return &c.Protect.Names }),
+		patterns("units", "of systemd, in which nobody is signalled, and that are never restarted", func(c *Config) *[]string { return &c.Protect.Units }),
+	),
 	section("verdict", responses(func(c *Config) *Responses { return &c.Verdict })...),
 	section("pressure",
 		pressure("cpu", "some waited for a processor", func(c *Config) *float64 { return &c.Pressure.CPU }),
@@ -173,6 +177,7 @@ var schema = []field[Config]{
 		duration("window", minWindow, maxWindow, "in which they fall overdue", func(c *Config) *time.Duration { return &c.Brake.Window }),
 	),
 	{key: "rule", expected: "[[rule]]", read: readRules, text: func(*Config) string { return "" }},
+	{key: "names", expected: "[[names]]", read: readNames, text: func(*Config) string { return "" }},
 }
 
 var stepSchema = []field[Step]{
@@ -420,13 +425,7 @@ func notInGroup(c rune) bool {
 func pattern(key string, at func(*Rule) *string) field[Rule] {
 	return field[Rule]{key: key, expected: patternExpected,
 		read: func(r *reader, rule *Rule, path string, v *node) {
-			if v.kind != kindString {
-				r.fault(v, path, v.describe(), patternExpected)
-			} else if err := CheckGlob(v.text); err != nil {
-				r.fault(v, path, fmt.Sprintf("%s is no pattern: %v", clip(v.text), err), patternExpected)
-			} else {
-				*at(rule) = v.text
-			}
+			readPattern(r, at(rule), path, v, patternExpected)
 		},
 		text: func(rule *Rule) string {
 			if *at(rule) == "" {
@@ -573,13 +572,18 @@ func readSteps(r *reader, to *[]Step, path string, v *node) {
 			continue
 		}
 		readTable(r, &steps[i], at, e, stepSchema)
-		for j := range stepSchema {
-			if _, ok := e.children[stepSchema[j].key]; !ok {
-				r.fault(e, at+"."+stepSchema[j].key, "is missing", stepSchema[j].expected)
-			}
-		}
+		requireAll(r, at, e, stepSchema)
 	}
 	*to = steps
+}
+
+// requireAll reports the keys that a table lacks.
+func requireAll[T any](r *reader, path string, table *node, fields []field[T]) {
+	for i := range fields {
+		if _, ok := table.children[fields[i].key]; !ok {
+			r.fault(table, path+"."+fields[i].key, "is missing", fields[i].expected)
+		}
+	}
 }
 
 // readRules appends: the rules of a later file come after those of an earlier one.
@@ -607,8 +611,11 @@ func readRules(r *reader, c *Config, path string, v *node) {
 // expectedOf returns what a key of the schema takes; empty for a key that does not exist.
 func expectedOf(key string) string {
 	first, rest, nested := strings.Cut(key, ".")
-	if first == "rule" {
+	switch first {
+	case "rule":
 		return expectedIn(ruleSchema, rest)
+	case "names":
+		return expectedIn(namesSchema, rest)
 	}
 	if nested {
 		return expectedIn(schema, key)

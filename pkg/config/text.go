@@ -14,16 +14,20 @@ import (
 func (c *Config) TOML() []byte {
 	var b bytes.Buffer
 	writeFields(&b, c, schema)
-	for i := range c.Rules {
-		b.WriteString("\n[[rule]]\n")
-		r := &c.Rules[i]
-		for _, f := range ruleSchema {
-			if text := fieldText(&f, r); text != "" {
-				fmt.Fprintf(&b, "%s = %s\n", f.key, text)
+	writeList(&b, "rule", c.Rules, ruleSchema)
+	writeList(&b, "names", c.Names, namesSchema)
+	return b.Bytes()
+}
+
+func writeList[T any](b *bytes.Buffer, key string, list []T, fields []field[T]) {
+	for i := range list {
+		fmt.Fprintf(b, "\n[[%s]]\n", key)
+		for _, f := range fields {
+			if text := fieldText(&f, &list[i]); text != "" {
+				fmt.Fprintf(b, "%s = %s\n", f.key, text)
 			}
 		}
 	}
-	return b.Bytes()
 }
 
 func writeFields(b *bytes.Buffer, c *Config, fields []field[Config]) {
@@ -75,9 +79,9 @@ func stepsText(steps []Step) string {
 	return "[ " + strings.Join(parts, ", ") + " ]"
 }
 
-// ruleText is a rule in one line, for a message.
-func ruleText(r *Rule) string {
-	if text := inline(ruleSchema, r); text != "" {
+// inlineOr is an element of a list in one line, for a message.
+func inlineOr[T any](fields []field[T], from *T) string {
+	if text := inline(fields, from); text != "" {
 		return text
 	}
 	return "{}"
@@ -153,7 +157,8 @@ func quote(s string) string {
 // Diff names what differs, one line for each key: `interval: 1s -> 2s`, `rule[2]: added { … }`.
 func Diff(old, new Config) []string {
 	lines := diffFields(nil, "", &old, &new, schema)
-	return diffRules(lines, old.Rules, new.Rules)
+	lines = diffList(lines, "rule", old.Rules, new.Rules, ruleSchema)
+	return diffList(lines, "names", old.Names, new.Names, namesSchema)
 }
 
 func diffFields[T any](lines []string, prefix string, old, new *T, fields []field[T]) []string {
@@ -178,26 +183,27 @@ func unquoted(text string) string {
 	return text
 }
 
-// diffRules leaves out what both lists begin and end with; in between, rules at the same place are taken for the
-// same rule. Changed and added rules have their new index, removed ones their old one.
-func diffRules(lines []string, old, new []Rule) []string {
+// diffList leaves out what both lists begin and end with; in between, elements at the same place are taken for the
+// same one. Changed and added ones have their new index, removed ones their old one.
+func diffList[T any](lines []string, key string, old, new []T, fields []field[T]) []string {
+	text := func(e *T) string { return inlineOr(fields, e) }
 	first := 0
-	for first < min(len(old), len(new)) && ruleText(&old[first]) == ruleText(&new[first]) {
+	for first < min(len(old), len(new)) && text(&old[first]) == text(&new[first]) {
 		first++
 	}
 	oldEnd, newEnd := len(old), len(new)
-	for oldEnd > first && newEnd > first && ruleText(&old[oldEnd-1]) == ruleText(&new[newEnd-1]) {
+	for oldEnd > first && newEnd > first && text(&old[oldEnd-1]) == text(&new[newEnd-1]) {
 		oldEnd--
 		newEnd--
 	}
 	for i := first; i < max(oldEnd, newEnd); i++ {
 		switch {
 		case i >= oldEnd:
-			lines = append(lines, fmt.Sprintf("rule[%d]: added %s", i, ruleText(&new[i])))
+			lines = append(lines, fmt.Sprintf("%s[%d]: added %s", key, i, text(&new[i])))
 		case i >= newEnd:
-			lines = append(lines, fmt.Sprintf("rule[%d]: removed %s", i, ruleText(&old[i])))
-		case ruleText(&old[i]) != ruleText(&new[i]):
-			lines = append(lines, fmt.Sprintf("rule[%d]: %s -> %s", i, ruleText(&old[i]), ruleText(&new[i])))
+			lines = append(lines, fmt.Sprintf("%s[%d]: removed %s", key, i, text(&old[i])))
+		case text(&old[i]) != text(&new[i]):
+			lines = append(lines, fmt.Sprintf("%s[%d]: %s -> %s", key, i, text(&old[i]), text(&new[i])))
 		}
 	}
 	return lines

@@ -1,0 +1,130 @@
+package config
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestProtected(t *testing.T) {
+	c := Default()
+	c.Protect = Protect{Names: []string{"sshd", "db*"}, Units: []string{"postgres*.service", "*.scope"}}
+	for _, tt := range []struct{ name, unit, want string }{
+		{"ftpd", "ftp.service", ""},
+		{"sshd", "ftp.service", `protect.names "sshd"`},
+		{"dbwriter", "", `protect.names "db*"`},
+		{"xdb", "postgresql.service", `protect.units "postgres*.service"`},
+		{"xdb", "session-4.scope", `protect.units "*.scope"`},
+		{"", "", ""},
+	} {
+		if got := c.Protected(tt.name, tt.unit); got != tt.want {
+			t.Errorf("Protected(%q, %q) = %q, want %q", tt.name, tt.unit, got, tt.want)
+		}
+	}
+	c.Protect.Units = []string{"*"}
+	if got := c.Protected("ftpd", ""); got != "" {
+		t.Errorf("without a unit it is protected by %s", got)
+	}
+}
+
+func TestMayUse(t *testing.T) {
+	c := Default()
+	c.Names = []Names{
+		{User: "idc", Allow: []string{"ftp*", "idc-?"}},
+		{User: "1000", Allow: []string{"own"}},
+		{User: "svc-*", Allow: []string{"svc"}},
+		{User: "nobody"},
+	}
+	for _, tt := range []struct {
+		uid        uint32
+		user, name string
+		want       bool
+	}{
+		{7, "idc", "ftpget", true},
+		{7, "idc", "idc-1", true},
+		{7, "idc", "own", false},
+		{7, "idc", "", false},
+		{1000, "idc", "own", true}, // by name and by uid: both lists
+		{1000, "idc", "ftpget", true},
+		{1000, "idc", "svc", false},
+		{1000, "1000", "own", true},
+		{1000, "1000", "other", false},
+		{10001, "other", "anything", true},
+		{100, "100", "anything", true},
+		{9, "svc-mail", "svc", true},
+		{9, "svc-mail", "mail", false},
+		{65534, "nobody", "nobody", false},
+		{0, "root", "sshd", true},
+	} {
+		if got := c.MayUse(tt.uid, tt.user, tt.name); got != tt.want {
+			t.Errorf("MayUse(%d, %q, %q) = %v", tt.uid, tt.user, tt.name, got)
+		}
+	}
+	empty := Default()
+	if !empty.MayUse(1, "a", "b") {
+		t.Error("without [[names]] a name is refused")
+	}
+	if n := testing.AllocsPerRun(100, func() { c.MayUse(9, "svc-mail", "mail") }); n != 0 {
+		t.Errorf("MayUse allocates %v times", n)
+	}
+}
+
+func TestDiffAccess(t *testing.T) {
+	a, b := Default(), Default()
+	b.Protect = Protect{[]string{"sshd"}, []string{"a.service", "b.service"}}
+	b.Names = []Names{{"idc", nil}}
+	want := []string{
+		`protect.names: [] -> [ "sshd" ]`,
+		`protect.units: [] -> [ "a.service", "b.service" ]`,
+		`names[0]: added { user = "idc", allow = [] }`,
+	}
+	if diff := cmp.Diff(want, Diff(a, b)); diff != "" {
+		t.Error(diff)
+	}
+	c := b
+	c.Names = []Names{{"idc", []string{"x"}}}
+	if got, want := Diff(b, c), []string{`names[0]: { user = "idc", allow = [] } -> { user = "idc", allow = [ "x" ] }`}; !cmp.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// FuzzMatch holds the matching of rules, protection and names against plain words: the first rule wins, a protected one
+// is protected whatever else matches, and who is named nowhere may use any name.
+func FuzzMatch(f *testing.F) {
+	f.Add("ftp*", "ftpget", "idc", "a.service", uint32(7))
+	f.Add("[a-z]?", "ab", "1000", "", uint32(1000))
+	f.Add("\\", "\\", "*", "x", uint32(0))
+	f.Fuzz(func(t *testing.T, pattern, name, user, unit string, uid uint32) {
+		matches := Glob(pattern, name)
+		if CheckGlob(pattern) != nil {
+			if matches && pattern != "" {
+				t.Fatalf("%q is no pattern and matches %q", pattern, name)
+			}
+			return
+		}
+		c := Default()
+		c.Rules = []Rule{{Match: Match{Name: pattern}, Action: ActionReport}, {Match: Match{Name: "*"}}}
+		if p := c.Policy(name, user, unit); (p.Rule == 0) != matches || (p.Action == ActionReport) != matches {
+			t.Fatalf("%q, %q: rule %d", pattern, name, p.Rule)
+		}
+		if pattern == "" { // matches all in a rule, and is a fault elsewhere
+			return
+		}
+		c.Protect.Names = []string{"\x00never", pattern}
+		if got := c.Protected(name, unit) != ""; got != matches && name != "\x00never" {
+			t.Fatalf("%q protects %q: %v", pattern, name, got)
+		}
+		if strings.ContainsAny(user, "*?[\\") || user == "" {
+			return
+		}
+		c.Names = []Names{{User: user, Allow: []string{pattern}}}
+		digits := strings.Trim(user, "0123456789") == ""
+		if got := c.MayUse(uid, user, name); !digits && got != matches || matches && !got {
+			t.Fatalf("%q may use %q with %q: %v", user, name, pattern, got)
+		}
+		if !c.MayUse(uid, user+"x", name) && !digits {
+			t.Fatalf("%qx may not use %q", user, name)
+		}
+	})
+}

@@ -313,6 +313,15 @@ func newCgroup(t *testing.T, name string) (dir *os.File, drop func()) {
 		t.Fatal(err)
 	}
 	return dir, func() {
+		// A machine that did not power off in time leaves processes behind, which end after nspawn.
+		_ = os.WriteFile(filepath.Join(at, "cgroup.kill"), []byte("1"), 0o644)
+		for range 100 {
+			events, err := os.ReadFile(filepath.Join(at, "cgroup.events"))
+			if err != nil || strings.Contains(string(events), "populated 0") {
+				break
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
 		// nspawn mirrors it in the hierarchy of version 1 that systemd itself would have.
 		for _, at := range []string{at, filepath.Join("/sys/fs/cgroup/systemd", name)} {
 			var dirs []string

@@ -190,6 +190,7 @@ func TestScope(t *testing.T) {
 		}
 		before := pidfds()
 		m.Run("systemctl start tough")
+		defer m.Try("systemctl kill --signal=KILL tough") // else the machine would wait for it to end
 		tough := m.mainPID("tough")
 		m.awaitEvent("unkillable", Fields{"CHECKPROC_PID": tough})
 		m.check(m.awaitEvent("signalled", Fields{"CHECKPROC_PID": tough}), Fields{"CHECKPROC_SIGNAL": "SIGTERM"})

@@ -153,6 +153,7 @@ type Event struct {
 	Step    int // 1 is the first
 	Unit    string
 	Reason  string
+	Episode string // the same for all events of one episode, "" outside of one
 
 	// Of a verdict.
 	Gaps     []time.Duration // between the last beats, the newest last; at most 32

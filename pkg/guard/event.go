@@ -126,8 +126,17 @@ func (g *Guard) about(ix int32, name EventName, level Level, reason string) *Eve
 	return &Event{
 		Name: name, Level: level, Target: t.id, PID: t.pid, Process: t.displayName(),
 		Table: t.table, Slot: t.slot, Timeout: t.limit, Silence: t.silence(g.clock.attn),
-		Verdict: t.verdict, Unit: t.facts.Unit, Reason: reason,
+		Verdict: t.verdict, Unit: t.facts.Unit, Reason: reason, Episode: t.episode(),
 	}
+}
+
+// episode names the episode that a target is in, "" if it is in none: no other one,
+// of this target or of another, has ever the same name.
+func (t *target) episode() string {
+	if t.began == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d-%d", t.id, t.began.Microseconds())
 }
 
 // aboutSlot is an event about a record without a target.

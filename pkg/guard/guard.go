@@ -273,6 +273,8 @@ func (g *Guard) stalled(missed, counted time.Duration) {
 			if t.verdict != "" { // its episode began before
 				t.state = Reported
 				g.due[ix] = t.since + t.patience
+			} else {
+				t.began = 0
 			}
 		}
 		if t.state == Guarded && t.limit > 0 {

@@ -110,6 +110,9 @@ func (g *Guard) becomeLate(ix int32) {
 	t := &g.targets[ix]
 	again := t.verdict != "" // it was reported before, and is judged anew
 	t.lateAt = g.clock.attn
+	if t.began == 0 {
+		t.began = max(t.lateAt, 1)
+	}
 	t.let, t.untraced = false, false
 	g.forgetLate(t.id)
 	g.overdue = append(g.overdue, overdue{at: g.clock.attn, id: t.id})

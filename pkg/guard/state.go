@@ -12,7 +12,7 @@ import (
 
 // StateVersion is the version of the bytes that Save writes. It changes with
 // every change of their meaning; another version is never read.
-const StateVersion = 2
+const StateVersion = 3
 
 // maxSlots bounds what a damaged state can make Restore allocate; the daemon
 // attaches 16 tables of 100000 records at most.
@@ -149,6 +149,7 @@ func (t *target) save(w *writer, due time.Duration) {
 	w.u8(uint8(t.consent))
 	w.str(t.complaint)
 	w.dur(t.lateAt)
+	w.dur(t.began)
 	w.str(t.verdict)
 	w.dur(t.heldSince)
 	w.dur(t.brakedSince)
@@ -336,6 +337,8 @@ func (g *Guard) afterRestore(ix int32) {
 		t.state, g.due[ix] = Guarded, g.clock.attn
 		if t.verdict != "" { // its episode began before
 			t.state = Reported
+		} else {
+			t.began = 0
 		}
 		g.forgetLate(t.id)
 	case Wiped:
@@ -362,7 +365,7 @@ func (t *target) restore(r *reader, attn time.Duration) {
 	t.beaten, t.known = r.flag(), r.flag()
 	t.consent = Consent(r.u8())
 	t.complaint = r.str()
-	t.lateAt = r.upTo(attn)
+	t.lateAt, t.began = r.upTo(attn), r.upTo(max(attn, 1))
 	t.verdict = r.str()
 	t.heldSince, t.brakedSince = r.upTo(attn), r.upTo(attn)
 	t.killedBy = r.str()

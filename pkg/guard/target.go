@@ -132,6 +132,7 @@ type target struct {
 
 	// The episode.
 	lateAt      time.Duration // when it became late
+	began       time.Duration // when its episode began, which may see it late again; 0: it is in none
 	verdict     string
 	awaitLook   bool
 	awaitAsk    bool
@@ -362,7 +363,7 @@ func (g *Guard) setPatience(ix int32) {
 // settleState puts a target that is not in an episode to Watched or Guarded.
 func (g *Guard) settleState(ix int32) {
 	t := &g.targets[ix]
-	t.verdict, t.channel, t.waited, t.heldBy, t.proof = "", "", false, false, nil
+	t.verdict, t.channel, t.waited, t.heldBy, t.proof, t.began = "", "", false, false, nil, 0
 	t.state, g.due[ix] = Watched, never
 	if t.consent != ConsentProven {
 		g.askLater(ix)
@@ -585,7 +586,7 @@ func (o Consented) apply(g *Guard) {
 			// It joined just now, so the record that it is late by may be a
 			// forged one, and its own has not been seen yet.
 			g.forgetLate(t.id)
-			t.state, t.verdict, g.due[ix] = Guarded, "unverified", g.clock.attn
+			t.state, t.verdict, g.due[ix], t.began = Guarded, "unverified", g.clock.attn, 0
 			t.dropQuestions()
 		}
 	}

@@ -26,6 +26,7 @@ type View struct {
 	Deadline time.Duration // until it is late; negative: since; 0 with Timeout 0: never
 	Rule     int           // -1: the defaults
 	Hold     string        // why an order holds it, "" if none does
+	Episode  string        // that it is in, "" if it is in none
 }
 
 var phaseNames = [...]string{"empty", "forming", "guarded", "stale", "foreign", "refused", "unverified"}
@@ -68,7 +69,7 @@ func (g *Guard) view(ix int32, slots []int32) View {
 	t := &g.targets[ix]
 	v := View{ID: t.id, Table: t.table, Slot: t.slot, Slots: slots, PID: t.pid, Name: t.displayName(), Unit: t.facts.Unit,
 		UID: t.facts.UID, Target: true, State: t.state.String(), Verdict: t.verdict, Reason: t.complaint,
-		Timeout: t.limit, Silence: t.silence(g.clock.attn), Rule: t.policy.Rule}
+		Timeout: t.limit, Silence: t.silence(g.clock.attn), Rule: t.policy.Rule, Episode: t.episode()}
 	if h := g.heldBy(ix); h != nil {
 		v.Hold = fmt.Sprintf("held by %s for %s more%s", orSomebody(h.by), seconds(h.until-g.clock.last), h.because())
 	}

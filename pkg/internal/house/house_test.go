@@ -40,6 +40,7 @@ var rules = map[string]rule{
 	// The pure core: no clock, no goroutine of its own, no system call.
 	"pkg/guard":    {ours: []string{"pkg/table", "pkg/config"}, forbid: append([]string{"os", "os/", "sync", "context", "net", "net/", "syscall", "golang.org/x/sys/"}, quiet...)},
 	"pkg/escalate": {ours: []string{"pkg/config"}, forbid: quiet},
+	"pkg/watch":    {forbid: quiet},
 	"pkg/doctor":   {ours: []string{"pkg/table", "pkg/process", "pkg/control"}, forbid: quiet},
 	"pkg/daemon":   {ours: []string{"pkg/"}, forbid: []string{"flag", "log", "github.com/spf13/"}},
 	"pkg/internal": {forbid: quiet},

@@ -38,12 +38,14 @@ type brake struct {
 	since    time.Duration
 	next     time.Duration // of the next release
 	rate     int
-	queue    []TargetID // held, oldest first
-	proven   int        // ladders that ended their target, since the last release
-	heldBeat bool       // a held or released one beat, since the last release
-	delayed  bool       // a gap has put the next release off
-	ordered  bool       // by an operator: all that are held now go
-	many     bool       // more than half fell late, not just some that share a wait channel
+	queue    []TargetID    // held, oldest first
+	proven   int           // ladders that ended their target, since the last release
+	heldBeat bool          // a held or released one beat, since the last release
+	delayed  bool          // a gap has put the next release off
+	ordered  bool          // by an operator: all that are held now go
+	stopEnd  time.Duration // mono: until then those of the wave are held by an order
+	stopBy   string        // whose it is
+	many     bool          // more than half fell late, not just some that share a wait channel
 
 	held, spared, released int // of this wave
 }
@@ -116,41 +118,36 @@ func (g *Guard) wave() (late, of int, is bool) {
 	return late, of, b.Enabled && late >= b.AtLeast && float64(late) > b.Fraction*float64(of)
 }
 
-// sharedChannel is the wait channel that several late targets are blocked on, ""
-// for none: a mount or a device that hangs is not their fault.
-func (g *Guard) sharedChannel() string {
-	if !g.cfg.Brake.Enabled {
-		return ""
+// stuck says whether a target is blocked on a wait channel together with others: a
+// mount or a device that hangs is not their fault.
+func (g *Guard) stuck(ix int32) bool {
+	channel := g.targets[ix].channel
+	if channel == "" || !g.cfg.Brake.Enabled {
+		return false
 	}
-	for i := range g.targets {
-		c := g.targets[i].channel
-		if c == "" {
-			continue
-		}
-		n := 0
-		for k := i; k < len(g.targets); k++ {
-			if g.targets[k].channel == c {
-				n++
+	n := 0
+	for k := range g.targets {
+		if g.targets[k].channel == channel {
+			if n++; n == brakeChannel {
+				return true
 			}
 		}
-		if n >= brakeChannel {
-			return c
-		}
 	}
-	return ""
+	return false
 }
 
-// alone says whether a target that is condemned while many hang has nothing to do
-// with them: more than half of the others have beaten since that began.
-func (g *Guard) alone(ix int32) bool {
+// othersBeat says whether more than half of all have beaten since the brake went on:
+// then one that is condemned now has nothing to do with those that it holds.
+func (g *Guard) othersBeat() bool {
 	beat, of := 0, 0
 	for i := range g.targets {
 		t := &g.targets[i]
-		if int32(i) == ix || !t.used || t.slots == 0 || t.state == Ended || t.limit <= 0 {
+		if !t.used || t.slots == 0 || t.state == Ended || t.limit <= 0 {
 			continue
 		}
 		of++
-		if t.since > g.brake.since && (t.state == Guarded || t.state == Watched) {
+		// Without what was given to it: a gap begins silences anew as well.
+		if t.since > g.brake.since && t.given == 0 && (t.state == Guarded || t.state == Watched) {
 			beat++
 		}
 	}
@@ -162,14 +159,14 @@ func (g *Guard) settle() {
 	b := &g.brake
 	if len(g.condemned) > 0 {
 		late, of, many := g.wave()
-		shared := g.sharedChannel()
+		alone := b.many && g.othersBeat()
 		for _, id := range g.condemned {
 			ix, ok := g.byID[id]
 			if !ok || g.targets[ix].state != Braked {
 				continue
 			}
-			stuck := shared != "" && g.targets[ix].channel == shared
-			if !stuck && !many && !b.many || !stuck && b.many && g.alone(ix) {
+			stuck := g.stuck(ix)
+			if !stuck && !many && !b.many || !stuck && b.many && alone {
 				g.sayCondemned(ix, "ending it")
 				g.begin(ix)
 				continue
@@ -180,7 +177,7 @@ func (g *Guard) settle() {
 				what := fmt.Sprintf("%d of %d targets fell overdue within %s, or are about to: the cause is probably not in them", late, of, seconds(g.cfg.Brake.Window))
 				if !many {
 					e.Reason = "wait channel"
-					what = fmt.Sprintf("several targets are blocked in %s: the cause is probably there", shared)
+					what = fmt.Sprintf("several targets are blocked in %s: the cause is probably there", g.targets[ix].channel)
 				}
 				e.Message = fmt.Sprintf("%s; holding new ladders for %s, then one by one", what, seconds(brakeHold))
 				g.emit(e)
@@ -189,6 +186,9 @@ func (g *Guard) settle() {
 			g.sayCondemned(ix, "held by the brake")
 			b.queue = append(b.queue, id)
 			b.held++
+			if b.stopEnd > g.clock.last { // an order to stop is for all of the wave
+				g.stopOne(ix, b.stopEnd-g.clock.last, b.stopBy)
+			}
 		}
 		g.condemned = g.condemned[:0]
 	}
@@ -202,8 +202,10 @@ func (g *Guard) releaseBraked() {
 	b := &g.brake
 	attn := g.clock.attn
 	if !g.cfg.Brake.Enabled || b.ordered {
-		b.next, b.heldBeat, b.ordered = attn, false, false
-		b.rate = len(b.queue)
+		b.ordered = false
+		for len(b.queue) > 0 {
+			g.letGo()
+		}
 	}
 	if attn >= b.next {
 		switch {
@@ -229,7 +231,7 @@ func (g *Guard) releaseBraked() {
 	if len(b.queue) > 0 {
 		return
 	}
-	if _, _, many := g.wave(); many {
+	if _, _, many := g.wave(); many || b.stopEnd > g.clock.last {
 		return
 	}
 	e := &Event{Name: EvBrakeOff, Level: LevelWarning, Slot: -1, Reason: "over"}

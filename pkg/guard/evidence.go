@@ -2,6 +2,7 @@ package guard
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -72,7 +73,7 @@ func (g *Guard) verdictOf(t *target) string {
 		return verdictBlocked
 	case since > 0 && p.Runnable > 0 && cpu < since/idleShare,
 		since > 0 && waited > since/starvedShare,
-		g.pressed(&p.Host), g.pressed(&p.Group):
+		g.pressed(&p.Host), g.pressed(&p.Group), p.TimedOut:
 		return verdictStarved
 	}
 	return verdictHung
@@ -122,6 +123,15 @@ func (t *target) responseTo(verdict string) config.Response {
 	return v.Hung
 }
 
+// toBeEnded says whether a target with its verdict is one to be ended, by its rule.
+func (t *target) toBeEnded() bool {
+	switch t.responseTo(t.verdict) {
+	case config.RespondLadder, config.RespondWait:
+		return t.policy.Action == config.ActionLadder
+	}
+	return false
+}
+
 // condemnable says whether the verdict on a target is one that ends it.
 func (t *target) condemnable() bool {
 	switch t.verdict {
@@ -131,7 +141,7 @@ func (t *target) condemnable() bool {
 	return true
 }
 
-var noEvidence = Examined{Problem: "it did not come in time"}
+var noEvidence = Examined{Problem: "it did not come in time", TimedOut: true}
 
 // evidence is what was found about a late target.
 func (t *target) evidence() *Examined {
@@ -219,21 +229,42 @@ func (g *Guard) groupRefusal(ix int32) string {
 	case t.policy.Shared:
 		return ""
 	}
-	for _, pid := range p.Members {
-		if o, ok := g.byPID[pid]; ok && o != ix && !g.targets[o].doomed() {
-			return fmt.Sprintf("%s is in it, which does not hang", g.targets[o].describe())
-		}
+	if o := g.innocentIn(ix); o >= 0 {
+		return fmt.Sprintf("%s is in it, which is not to be ended", g.targets[o].describe())
 	}
 	return ""
 }
 
-// doomed says whether a target is to be ended anyway.
+// innocentIn finds a target in another's cgroup that is not to be ended itself: one
+// that was a member when the evidence was taken, or came since; -1 for none.
+func (g *Guard) innocentIn(ix int32) int32 {
+	t := &g.targets[ix]
+	for k := range g.targets {
+		o := &g.targets[k]
+		if int32(k) == ix || !o.used || o.doomed() {
+			continue
+		}
+		if within(o.facts.Cgroup, t.facts.Cgroup) || slices.Contains(t.evidence().Members, o.pid) {
+			return int32(k)
+		}
+	}
+	return -1
+}
+
+// within says whether a cgroup is another or below it; "" and "/" hold nobody.
+func within(path, group string) bool {
+	return len(group) > 1 && strings.HasPrefix(path, group) && (len(path) == len(group) || path[len(group)] == '/')
+}
+
+// doomed says whether a target is being ended, or has ended.
 func (t *target) doomed() bool {
 	switch t.state {
-	case Braked, Ladder, Unkillable, Ended:
+	case Ladder:
+		return !t.cancelled && !t.beatsAgain()
+	case Unkillable, Ended:
 		return true
 	}
-	return t.state == Reported && t.condemnable()
+	return false
 }
 
 func printable(b byte) byte {

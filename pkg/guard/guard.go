@@ -52,6 +52,8 @@ type Guard struct {
 	habitOf      map[string]int32
 	cancels      []TargetID // ladders that a new configuration stops
 	condemned    []TargetID // of this step, before the brake has its say
+	beginning    []TargetID // of this step, whose ladders start at its end
+	grouped      int        // ladders for a whole cgroup under way, or more
 	overdue      []overdue
 	brake        brake
 	groupSignals []groupSignal
@@ -98,7 +100,7 @@ func (g *Guard) SetConfig(cfg *config.Config) {
 			if !slices.Equal(t.policy.Steps, before.Steps) {
 				g.outlived(int32(ix))
 			}
-			if t.inLadder && t.policy.Action == config.ActionReport {
+			if t.inLadder && !t.toBeEnded() {
 				t.cancelled = true
 				g.cancels = append(g.cancels, t.id)
 			}
@@ -130,6 +132,8 @@ func (g *Guard) Step(now time.Duration, observations ...Observation) []Decision 
 	}
 	g.timers()
 	g.settle()
+	g.beginAll()
+	g.narrow()
 	g.plan()
 	return g.decisions
 }

@@ -54,7 +54,7 @@ func TestHold(t *testing.T) {
 			if h := w.g.Holds(); len(h) != 1 || h[0].Left > 6*sec {
 				t.Errorf("%+v", h)
 			}
-			w.run(8 * sec)
+			w.run(8*sec + 11*sec) // its silence begins anew
 			if len(w.g.Holds()) != 0 || len(w.signals) != 1 || w.signals[0].pid != 110 {
 				t.Errorf("%v, signals %v\n%s", w.g.Holds(), w.signals, w)
 			}
@@ -95,7 +95,7 @@ func TestUnhold(t *testing.T) {
 	if _, err := w.g.Unhold(Selector{Name: "ftpget"}, "uid 0"); err != nil {
 		t.Error(err)
 	}
-	w.run(2 * sec)
+	w.run(13 * sec)
 	if len(w.signals) != 1 {
 		t.Errorf("signals %v\n%s", w.signals, w)
 	}
@@ -113,7 +113,7 @@ func TestHoldStopsLadder(t *testing.T) {
 	if len(w.signals) != 1 || len(w.ladders) != 0 || w.view(110).State != "reported" {
 		t.Errorf("signals %v, %+v\n%s", w.signals, w.view(110), w)
 	}
-	w.run(20 * sec)
+	w.run(31 * sec)
 	if len(w.signals) != 3 || len(w.find(EvKilled, 110)) != 1 {
 		t.Errorf("signals %v\n%s", w.signals, w)
 	}
@@ -150,7 +150,7 @@ func TestHoldOverRestart(t *testing.T) {
 			if h := w.g.Holds(); len(w.signals) > 0 || len(h) != 1 || h[0].Left > 6*sec || h[0].By != "uid 0" {
 				t.Errorf("%v, signals %v\n%s", h, w.signals, w)
 			}
-			w.run(8 * sec)
+			w.run(19 * sec)
 			if len(w.signals) != 1 {
 				t.Errorf("signals %v\n%s", w.signals, w)
 			}
@@ -203,14 +203,14 @@ func TestHoldErrors(t *testing.T) {
 	if _, err := w.g.Hold(HoldOrder{PID: 999, For: time.Hour}); !errors.As(err, &oe) || !oe.NoTarget {
 		t.Error(err)
 	}
-	for i := range maxHolds {
+	for i := range maxPatterns {
 		w.hold(HoldOrder{Name: strings.Repeat("x", i+1), For: time.Hour})
 	}
 	if _, err := w.g.Hold(HoldOrder{Name: "one more", For: time.Hour}); err == nil {
 		t.Error("there is no end of holds")
 	}
 	w.hold(HoldOrder{Name: "x", For: 2 * time.Hour}) // one that stands is replaced
-	if h := w.g.Holds(); len(h) != maxHolds || h[0].Left != 2*time.Hour {
+	if h := w.g.Holds(); len(h) != maxPatterns || h[0].Left != 2*time.Hour {
 		t.Errorf("%d holds, the first %+v", len(h), h[0])
 	}
 }
@@ -251,7 +251,7 @@ func TestOrderBrakeStop(t *testing.T) {
 		t.Errorf("%d stop", n)
 	}
 	w.run(5 * time.Minute)
-	if len(w.signals) != 0 || w.g.Brake().On || len(w.g.Holds()) != 16 {
+	if b := w.g.Brake(); len(w.signals) != 0 || b.Waiting != 0 || len(w.g.Holds()) != 16 {
 		t.Errorf("signals %v, %+v", w.signals, w.g.Brake())
 	}
 	w.run(6 * time.Minute)
@@ -341,7 +341,7 @@ func TestReportRuleAndHold(t *testing.T) {
 	p.hang()
 	w.hold(HoldOrder{PID: 110, For: 30 * sec})
 	w.run(2 * time.Minute)
-	w.want(110, "registered held late held released would-condemn")
+	w.want(110, "registered held late held released late would-condemn")
 }
 
 // TestWaveBeforeItsCount: 100 clients that beat every 5 s stop at one moment, and

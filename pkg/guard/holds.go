@@ -13,8 +13,10 @@ const (
 	// forgotten by those who gave it.
 	holdMin = time.Second
 	holdMax = 7 * 24 * time.Hour
-	// maxHolds bounds the orders that stand.
-	maxHolds = 1000
+	// maxHolds bounds the orders that stand, maxPatterns those for a name: each is
+	// matched against each target that is looked at.
+	maxHolds    = 1000
+	maxPatterns = 64
 	// brakeStopHold is how long those are held whose ladders an order to the
 	// brake stops.
 	brakeStopHold = 10 * time.Minute
@@ -80,6 +82,27 @@ func (h *hold) matches(t *target) bool {
 	return config.Glob(h.Name, t.displayName())
 }
 
+// patterns counts the orders for a name.
+func (g *Guard) patterns() (n int) {
+	for i := range g.holds {
+		if g.holds[i].Name != "" {
+			n++
+		}
+	}
+	return n
+}
+
+// ofOne says whether a selector is one of a pid, of a name, or of all.
+func (s *Selector) ofOne() bool {
+	n := 0
+	for _, is := range [...]bool{s.PID != 0, s.Name != "", s.All} {
+		if is {
+			n++
+		}
+	}
+	return n == 1
+}
+
 // what names those that a hold is about.
 func (h *hold) what() string {
 	switch {
@@ -102,14 +125,8 @@ func (h *hold) because() string {
 // that it is about are stopped. The error is an *OrderError.
 func (g *Guard) Hold(o HoldOrder) (HoldView, error) {
 	h := hold{Selector: Selector{o.PID, o.Name, o.All}, until: g.clock.last + o.For, lasts: o.For, reason: o.Reason, by: o.By}
-	given := 0
-	for _, is := range [...]bool{o.PID != 0, o.Name != "", o.All} {
-		if is {
-			given++
-		}
-	}
 	switch {
-	case given != 1:
+	case !h.ofOne():
 		return HoldView{}, &OrderError{Problem: "a hold is for one pid, or for one name, or for all"}
 	case o.Name != "" && config.CheckGlob(o.Name) != nil:
 		return HoldView{}, &OrderError{Problem: fmt.Sprintf("the name %q is no pattern: %v", o.Name, config.CheckGlob(o.Name))}
@@ -129,6 +146,8 @@ func (g *Guard) Hold(o HoldOrder) (HoldView, error) {
 		g.holds[at] = h
 	case len(g.holds) >= maxHolds:
 		return HoldView{}, &OrderError{Problem: fmt.Sprintf("%d holds stand already", maxHolds)}
+	case o.Name != "" && g.patterns() >= maxPatterns:
+		return HoldView{}, &OrderError{Problem: fmt.Sprintf("%d holds for names stand already: pause, or use a pattern", maxPatterns)}
 	default:
 		g.holds = append(g.holds, h)
 	}
@@ -176,19 +195,28 @@ func (g *Guard) Unhold(s Selector, by string) (released int, err error) {
 	return 1, nil
 }
 
-// endHold ends an order; those that it held are judged anew.
+// endHold ends an order. Those that it held have a whole silence before them: what
+// was done to them meanwhile (a debugger, a stop) was not looked at.
 func (g *Guard) endHold(at int, how string) {
 	h := g.holds[at]
 	g.holds = slices.Delete(g.holds, at, at+1)
 	n := 0
-	for ix := range g.targets {
+	free := func(ix int32) {
 		t := &g.targets[ix]
-		if !t.used || !h.matches(t) {
-			continue
+		if !t.used || t.state == Ended || !h.matches(t) || g.heldBy(ix) != nil {
+			return
 		}
 		n++
-		if t.state == Reported && t.heldBy && g.heldBy(int32(ix)) == nil {
-			t.heldBy, g.due[ix] = false, g.clock.attn
+		if t.state == Reported && t.heldBy {
+			t.beat(g.clock.attn)
+			g.settleState(ix)
+		}
+	}
+	if ix, ok := g.byID[h.id]; ok {
+		free(ix)
+	} else {
+		for ix := range g.targets {
+			free(int32(ix))
 		}
 	}
 	e := &Event{Name: EvReleased, Level: LevelNotice, Slot: -1, PID: h.PID, Reason: "order"}
@@ -281,19 +309,27 @@ func (g *Guard) OrderBrake(letGo bool, by string) (targets int) {
 		b.ordered = len(b.queue) > 0
 		return len(b.queue)
 	}
+	if b.on {
+		b.stopEnd, b.stopBy = g.clock.last+brakeStopHold, by
+	}
 	for _, id := range slices.Clone(b.queue) {
-		ix, ok := g.byID[id]
-		if !ok {
-			continue
+		if ix, ok := g.byID[id]; ok && g.stopOne(ix, brakeStopHold, by) {
+			targets++
 		}
-		if _, err := g.Hold(HoldOrder{PID: g.targets[ix].pid, For: brakeStopHold, Reason: "the brake was told to stop", By: by}); err != nil {
-			continue // as many as can stand do; this one waits on in the queue
-		}
-		g.unbrake(ix)
-		g.forgetLate(id)
-		t := &g.targets[ix]
-		t.state, g.due[ix], t.heldBy = Reported, never, true
-		targets++
 	}
 	return targets
+}
+
+// stopOne takes a target out of the brake's queue and holds it by an order, as long
+// as no other holds it for longer; it is false when no more orders can stand.
+func (g *Guard) stopOne(ix int32, lasts time.Duration, by string) bool {
+	t := &g.targets[ix]
+	if h := g.heldBy(ix); h == nil || h.id != t.id || h.until-g.clock.last < lasts && h.lasts < lasts {
+		if _, err := g.Hold(HoldOrder{PID: t.pid, For: max(lasts, holdMin), Reason: "the brake was told to stop", By: by}); err != nil {
+			return false
+		}
+	}
+	g.unbrake(ix)
+	t.state, g.due[ix], t.heldBy = Reported, never, true
+	return true
 }

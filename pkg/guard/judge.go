@@ -18,12 +18,15 @@ func (g *Guard) wake(ix int32) {
 	}
 	switch t.state {
 	case Guarded, Waiting, Reported:
-		if t.state == Guarded && !t.soft && t.limit > 0 && attn < t.since+t.patience {
+		if t.state == Guarded && !t.soft && t.limit > 0 && attn < t.since+t.patience || t.state == Waiting && !t.soft && attn < t.waitEnd {
 			// A soft look at half of it: who is stopped now, and goes on just
 			// before the deadline, must not be taken for hung there; and what it
 			// has used of the processors by then is compared with the deadline's.
 			t.soft, t.awaitLook = true, true
 			g.due[ix] = t.nextLook()
+			if t.state == Waiting {
+				g.due[ix] = t.waitEnd
+			}
 			g.decide(LookAt{t.id})
 			return
 		}
@@ -54,6 +57,12 @@ func (g *Guard) wake(ix int32) {
 			g.decide(LookAt{t.id})
 		default:
 			g.sayBlind(ix)
+		}
+	case Ladder:
+		g.due[ix] = never
+		if t.resume && t.awaitProof { // who is in its cgroup is not to be known
+			t.awaitProof, t.proof = false, &noEvidence
+			g.resumeLadder(ix)
 		}
 	case Held:
 		g.due[ix] = attn + max(g.cfg.Interval, time.Second)
@@ -215,7 +224,7 @@ func (o Looked) apply(g *Guard) {
 		t.facts.PGID = o.PGID
 	}
 	switch t.state {
-	case Guarded:
+	case Guarded, Waiting:
 		t.softWhy, t.softSeen = t.look.excuse(), true
 		t.softAt, t.softState, t.softCPU, t.softRun = g.clock.attn, o.State, o.CPU, o.RunWait
 	case Late:
@@ -248,6 +257,7 @@ func (g *Guard) judge(ix int32) {
 	if g.standDown(ix) {
 		return
 	}
+	before := t.verdict
 	t.verdict = g.verdictOf(t)
 	t.channel = ""
 	if t.verdict == verdictBlocked {
@@ -263,7 +273,11 @@ func (g *Guard) judge(ix int32) {
 			return
 		}
 	case config.RespondReport:
-		g.onlySay(ix, fmt.Sprintf("verdict.%s is report", t.verdict))
+		if t.reported && before == t.verdict { // and that was said
+			t.state, t.let = Reported, false
+		} else {
+			g.onlySay(ix, fmt.Sprintf("verdict.%s is report", t.verdict))
+		}
 		g.due[ix] = g.clock.attn + max(t.limit, failedWait) // the next verdict may be another
 		return
 	}
@@ -281,7 +295,9 @@ func (g *Guard) judge(ix int32) {
 func (g *Guard) grantWait(ix int32) {
 	t := &g.targets[ix]
 	t.state, t.waited, t.let = Waiting, true, false
-	g.due[ix] = g.clock.attn + t.limit
+	// With a soft look of its own: who is stopped for half of it did not have it.
+	t.soft, t.waitEnd = false, g.clock.attn+t.limit
+	g.due[ix] = g.clock.attn + t.limit/2
 	g.waits++
 	g.emit(g.verdictOn(ix, EvWaiting, fmt.Sprintf("it is given %s more, once", seconds(t.limit))))
 }
@@ -342,7 +358,7 @@ func (g *Guard) onlySay(ix int32, why string) {
 	t := &g.targets[ix]
 	g.would++
 	g.emit(g.verdictOn(ix, EvWouldCondemn, fmt.Sprintf("not acting: %s; it would have got %s", why, ladderText(t.policy.Steps))))
-	t.state, g.due[ix], t.let = Reported, never, false
+	t.state, g.due[ix], t.let, t.reported = Reported, never, false, true
 }
 
 // ladderText says what a ladder is: SIGTERM, after 5.0s SIGKILL.
@@ -372,7 +388,7 @@ func (g *Guard) onlyReport(ix int32) string {
 func (g *Guard) hold(ix int32, why string) {
 	t := &g.targets[ix]
 	g.forgetLate(t.id)
-	t.state, t.verdict, t.heldSince = Held, why, g.clock.attn
+	t.state, t.verdict, t.heldSince, t.let = Held, why, g.clock.attn, false
 	g.due[ix] = g.clock.attn + max(g.cfg.Interval, time.Second)
 	e := g.about(ix, EvHeld, LevelWarning, why)
 	e.Message = fmt.Sprintf("%s silent for %s, but %s: nothing is done while that lasts", t.describe(), seconds(e.Silence), excuseTexts[why])
@@ -416,6 +432,7 @@ func (g *Guard) setFree(ix int32, story string) {
 	e := g.about(ix, EvReleased, LevelInfo, why)
 	e.Message = story + ": its silence begins anew"
 	t.beat(g.clock.attn)
+	t.let = false
 	g.emit(e)
 	g.settleState(ix)
 }
@@ -435,17 +452,55 @@ func (g *Guard) begin(ix int32) {
 	if t.opening {
 		return // it goes on as a ladder that was under way at the restart
 	}
-	g.startLadder(ix, BeginLadder{})
+	g.beginning = append(g.beginning, t.id) // others of its cgroup may begin in this step
+}
+
+// beginAll starts the ladders of this step.
+func (g *Guard) beginAll() {
+	for _, id := range g.beginning {
+		if ix, ok := g.byID[id]; ok && g.targets[ix].state == Ladder && !g.targets[ix].inLadder {
+			g.startLadder(ix, BeginLadder{})
+		}
+	}
+	g.beginning = g.beginning[:0]
+}
+
+// narrow takes ladders for a whole cgroup down to their target alone, once somebody
+// is in it who is not to be ended: a new client, or one that an order holds, or that
+// beats again.
+func (g *Guard) narrow() {
+	if g.grouped == 0 {
+		return
+	}
+	g.grouped = 0
+	for ix := range g.targets {
+		t := &g.targets[ix]
+		if !t.inLadder || !t.grouped {
+			continue
+		}
+		g.grouped++
+		if t.narrowed || t.cancelled || t.policy.Shared {
+			continue
+		}
+		if o := g.innocentIn(int32(ix)); o >= 0 {
+			t.narrowed = true
+			g.decide(CancelLadder{t.id})
+			e := g.about(int32(ix), EvRefused, LevelWarning, "cgroup")
+			e.Message = fmt.Sprintf("%s: the signals go to it alone from now on: %s is in its cgroup, which is not to be ended", t.describe(), g.targets[o].describe())
+			g.emit(e)
+		}
+	}
 }
 
 // startLadder fills in what a ladder needs and asks for it.
 func (g *Guard) startLadder(ix int32, d BeginLadder) {
 	t := &g.targets[ix]
-	t.inLadder = true
+	t.inLadder, t.cancelled, t.grouped, t.narrowed = true, false, false, false
 	d.Target, d.PID, d.Steps, d.DumpWait = t.id, t.pid, t.policy.Steps, g.cfg.Ladder.DumpWait
 	if t.policy.Scope == config.ScopeCgroup {
 		if why := g.groupRefusal(ix); why == "" {
-			d.Scope = config.ScopeCgroup
+			d.Scope, t.grouped = config.ScopeCgroup, true
+			g.grouped++
 		} else {
 			e := g.about(ix, EvRefused, LevelWarning, why)
 			e.Message = fmt.Sprintf("%s: its rule says scope cgroup, but %s: ending it alone", t.describe(), why)
@@ -513,8 +568,12 @@ func (o LadderReport) apply(g *Guard) {
 		g.emit(e)
 	case LadderCancelled:
 		// The daemon ends, and it goes on from the registry; or there was an
-		// order to stop, and all that may follow begins anew.
-		if t.cancelled {
+		// order to stop, and all that may follow begins anew; or it goes on for
+		// the target alone.
+		switch {
+		case t.narrowed && !t.cancelled && g.acting:
+			g.resumeLadder(ix)
+		case t.cancelled:
 			due := never
 			if g.acting {
 				due = g.clock.attn

@@ -52,6 +52,8 @@ type Facts struct {
 	User  string
 	Unit  string // systemd unit, "" for none
 	Comm  string
+
+	Cgroup string // path in the hierarchy that systemd uses
 }
 
 // Sight says how opening a process went.
@@ -116,6 +118,7 @@ type Pressure struct {
 type Examined struct {
 	Target   TargetID
 	Problem  string // why there is none
+	TimedOut bool   // because this host gave no time for it
 	Threads  int
 	Runnable int    // of these, in state R
 	Blocked  int    // of these, in state D

@@ -108,7 +108,7 @@ func (g *Guard) resumeLadder(ix int32) {
 		g.offLadderWell(ix)
 		return
 	}
-	if t.consent != ConsentProven || g.onlyReport(ix) != "" || g.heldBy(ix) != nil {
+	if t.consent != ConsentProven || g.onlyReport(ix) != "" || g.heldBy(ix) != nil || !t.toBeEnded() {
 		// Judged anew, with all that belongs to it.
 		t.killedBy, t.sent, t.step = "", false, 0
 		g.offLadder(ix, verdictHung, g.clock.attn)
@@ -116,6 +116,7 @@ func (g *Guard) resumeLadder(ix int32) {
 	}
 	if t.policy.Scope == config.ScopeCgroup && t.proof == nil { // who is in it now?
 		t.resume, t.awaitProof = true, true
+		g.due[ix] = g.clock.attn + lookWait
 		g.examine(ix)
 		return
 	}

@@ -55,6 +55,8 @@ func (g *Guard) Save(buf []byte) []byte {
 	b := &g.brake
 	w.flag(b.on)
 	w.flag(b.many)
+	w.dur(b.stopEnd)
+	w.str(b.stopBy)
 	w.dur(b.since)
 	w.dur(b.next)
 	for _, n := range []int{b.rate, b.held, b.spared, b.released, len(b.queue)} {
@@ -144,6 +146,9 @@ func (t *target) save(w *writer, due time.Duration) {
 	w.flag(t.waited)
 	w.flag(t.heldBy)
 	w.str(t.channel)
+	w.dur(t.waitEnd)
+	w.flag(t.reported)
+	w.str(t.facts.Cgroup)
 	w.flag(t.beaten)
 	w.flag(t.known)
 	w.u8(uint8(t.consent))
@@ -262,6 +267,7 @@ func Restore(cfg *config.Config, state []byte) (*Guard, error) {
 	}
 	b := &g.brake
 	b.on, b.many = r.flag(), r.flag()
+	b.stopEnd, b.stopBy = r.upTo(g.clock.last+brakeStopHold), r.str()
 	b.since, b.next = r.upTo(attn), r.upTo(attn+brakeHold)
 	b.rate, b.held, b.spared, b.released = int(r.u32()), int(r.u32()), int(r.u32()), int(r.u32())
 	for n := r.count(maxSlots); n > 0 && !r.bad; n-- {
@@ -288,6 +294,11 @@ func Restore(cfg *config.Config, state []byte) (*Guard, error) {
 	}
 	if err := g.consistent(); err != nil {
 		return nil, err
+	}
+	for i := range g.holds {
+		if h := &g.holds[i]; !h.ofOne() || (h.PID != 0) != (h.id != 0) {
+			return nil, fmt.Errorf("%w: a hold is for nobody", errState)
+		}
 	}
 	g.holds = slices.DeleteFunc(g.holds, func(h hold) bool { _, known := g.byID[h.id]; return h.PID != 0 && !known })
 	for ix := range g.targets {
@@ -362,6 +373,7 @@ func (t *target) restore(r *reader, attn time.Duration) {
 	t.gapSpent, t.soft, t.softWhy = r.flag(), r.flag(), r.str()
 	t.softSeen, t.softAt, t.softCPU, t.softRun, t.softState = r.flag(), r.upTo(attn), r.upTo(never), r.upTo(never), r.u8()
 	t.waited, t.heldBy, t.channel = r.flag(), r.flag(), r.str()
+	t.waitEnd, t.reported, t.facts.Cgroup = r.upTo(never), r.flag(), r.str()
 	t.beaten, t.known = r.flag(), r.flag()
 	t.consent = Consent(r.u8())
 	t.complaint = r.str()

@@ -145,7 +145,11 @@ type target struct {
 	proof       *Examined // nil: it is not in
 	channel     string    // the wait channel that it is blocked on, "" if it is not
 	waited      bool      // it had its one more timeout
-	heldBy      bool      // reported, because an order holds it
+	waitEnd     time.Duration
+	reported    bool // this episode was, without a ladder
+	grouped     bool // its ladder is for its whole cgroup
+	narrowed    bool // and goes on for it alone, once that is cancelled
+	heldBy      bool // reported, because an order holds it
 	heldSince   time.Duration
 	brakedSince time.Duration
 	let         bool   // the brake let it go: one more look, then its ladder
@@ -293,7 +297,7 @@ func (g *Guard) detach(ix int32, tb *tableState, i int32) {
 func (g *Guard) wiped(ix int32) {
 	t := &g.targets[ix]
 	g.unbrake(ix)
-	t.state = Wiped
+	t.state, t.channel = Wiped, ""
 	t.dropQuestions()
 	g.due[ix] = g.clock.attn + wipedWait
 }
@@ -363,7 +367,7 @@ func (g *Guard) setPatience(ix int32) {
 // settleState puts a target that is not in an episode to Watched or Guarded.
 func (g *Guard) settleState(ix int32) {
 	t := &g.targets[ix]
-	t.verdict, t.channel, t.waited, t.heldBy, t.proof, t.began = "", "", false, false, nil, 0
+	t.verdict, t.channel, t.waited, t.heldBy, t.reported, t.proof, t.began = "", "", false, false, false, nil, 0
 	t.state, g.due[ix] = Watched, never
 	if t.consent != ConsentProven {
 		g.askLater(ix)
@@ -465,6 +469,7 @@ func (g *Guard) announce(ix int32) {
 	t.known = true
 	g.findHabit(ix)
 	e := g.about(ix, EvRegistered, LevelInfo, "")
+	e.Silence = 0 // consent may have taken its time
 	limit := "timeout " + seconds(t.limit)
 	if t.limit <= 0 {
 		limit = "without a timeout"

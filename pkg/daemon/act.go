@@ -18,6 +18,7 @@ type held struct {
 	proc   *process.Process
 	seen   time.Duration     // when the daemon first saw it
 	proof  *process.Evidence // of its last full look; nil: none
+	group  string            // its cgroup at that look: what was decided about it is about that one
 	exited chan struct{}     // closed by the exit notice
 	gone   bool
 }

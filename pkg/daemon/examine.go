@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -63,14 +64,14 @@ func (d *Daemon) examine(x guard.Examine) {
 func (d *Daemon) examined(id guard.TargetID, proof *process.Evidence, err error) {
 	o := guard.Examined{Target: id}
 	if err != nil {
-		o.Problem = err.Error()
+		o.Problem, o.TimedOut = err.Error(), errors.Is(err, context.DeadlineExceeded)
 		d.see(o)
 		return
 	}
 	if h := d.held[id]; h != nil {
-		h.proof = proof
+		h.proof, h.group = proof, proof.Cgroup
 	}
-	o.Threads, o.Runnable, o.Blocked, o.State = proof.ThreadCount, proof.Runnable, proof.Blocked, proof.State
+	o.Threads, o.Runnable, o.Blocked, o.Starving, o.State = proof.ThreadCount, proof.Runnable, proof.Blocked, proof.Waiting, proof.State
 	for i := range proof.Threads {
 		th := &proof.Threads[i]
 		if i == 0 {

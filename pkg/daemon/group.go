@@ -19,17 +19,21 @@ const (
 	// maxGroup bounds the pidfds that one ladder holds for the members of a
 	// cgroup. What is beyond is ended by cgroup.kill, or by a later step.
 	maxGroup = 1024
-	// unitKillTimeout bounds the call to systemd.
-	unitKillTimeout = 5 * time.Second
+	// killRounds is how often members are looked for that were forked meanwhile.
+	killRounds = 10
+	// unitKillTimeout bounds the call to systemd, which takes a millisecond: an
+	// order to stop the ladder waits for as long, on the loop.
+	unitKillTimeout = 200 * time.Millisecond
 )
 
-// groupTarget is a target that is ended with its whole cgroup. Each member is
-// signalled through a pidfd that was opened, and seen to be a member, while the
-// target itself was alive; those that are left when it has ended get the rest of
-// the ladder. Who comes later (a unit that was restarted into the same cgroup) is
-// never among them.
+// groupTarget is a target that is ended with its whole cgroup: the one that it was in
+// when that was decided. Each member is signalled through a pidfd that was opened, and
+// seen to be a member, while the target itself was alive; those that are left when it
+// has ended get the rest of the ladder. Who comes later (a unit that was restarted into
+// the same cgroup) is never among them, and who left it is spared.
 type groupTarget struct {
 	ladderTarget
+	path   string // of that cgroup
 	units  *systemd.Units
 	helper int32
 
@@ -37,33 +41,73 @@ type groupTarget struct {
 	members map[int32]*process.Process
 }
 
-// Signal sends to the target, and to all that were found in its cgroup.
+// Signal sends to all that were found in the target's cgroup, and then to it: while it
+// lives, nobody makes that cgroup anew.
 func (t *groupTarget) Signal(sig unix.Signal) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	alive, sent := !t.proc.Exited(), false
-	if alive {
-		t.gather()
-		sent = sig == unix.SIGKILL && t.killAll()
+	if t.proc.Exited() || t.proc.FD() < 0 { // or was given up since
+		t.signalMembers(sig)
+		return nil // the steps go on for the others
 	}
+	sent := false
+	if group := t.group(); group != nil {
+		sent = t.signalGroup(group, sig)
+	}
+	err := t.ladderTarget.Signal(sig)
+	if sent && errors.Is(err, unix.ESRCH) {
+		return nil // it ended of what all were sent
+	}
+	return err
+}
+
+// group is the cgroup that the target was in when it was decided, nil when it has left
+// it: then it is ended alone. t.mu is held, as in all that follow.
+func (t *groupTarget) group() *process.Group {
+	group, err := t.proc.Group()
+	if err != nil || group.Path() != t.path {
+		return nil
+	}
+	return group
+}
+
+// signalGroup signals all members. SIGKILL is for those as well that are just being
+// forked: the kernel ends all at once; where cgroups can only be read, they are looked
+// for again and again, and if that has no end, systemd does it for a unit.
+func (t *groupTarget) signalGroup(group *process.Group, sig unix.Signal) (sent bool) {
+	if sig == unix.SIGKILL && group.Kill() == nil {
+		return true
+	}
+	for range killRounds {
+		found := t.gather(group)
+		t.signalMembers(sig)
+		if found == 0 || sig != unix.SIGKILL {
+			return false
+		}
+	}
+	// Only where the target is directly in its unit's cgroup: that is what was
+	// looked at before it was decided.
+	if unit := t.proc.Unit; unit != "" && strings.HasSuffix(group.Path(), "/"+unit) && !t.proc.Exited() {
+		ctx, cancel := context.WithTimeout(context.Background(), unitKillTimeout)
+		defer cancel()
+		return t.units.Kill(ctx, unit, sig) == nil
+	}
+	return false
+}
+
+// signalMembers signals those that were found and still are where they were.
+func (t *groupTarget) signalMembers(sig unix.Signal) {
 	for pid, m := range t.members {
-		if m.Exited() {
+		if group, err := m.Group(); m.Exited() || err != nil || !isBelow(group.Path(), t.path) {
 			_ = m.Close()
 			delete(t.members, pid)
 			continue
 		}
-		// What it says of one member says nothing of the others.
-		sent = m.Signal(sig) == nil || sent
+		_ = m.Signal(sig) // what it says of one member says nothing of the others
 	}
-	if !alive {
-		return nil // the steps go on for the others
-	}
-	err := t.ladderTarget.Signal(sig)
-	if sent && errors.Is(err, unix.ESRCH) {
-		return nil // it ended of what all were sent, or the others had it
-	}
-	return err
 }
+
+func isBelow(path, group string) bool { return path == group || strings.HasPrefix(path, group+"/") }
 
 // close gives the members up, when the ladder is over.
 func (t *groupTarget) close() {
@@ -75,16 +119,11 @@ func (t *groupTarget) close() {
 	}
 }
 
-// gather opens the members of the cgroup that are not known yet. t.mu is held, as
-// for killAll.
-func (t *groupTarget) gather() {
-	group, err := t.proc.Group()
-	if err != nil {
-		return
-	}
+// gather opens the members of the cgroup that are not known yet, and says how many.
+func (t *groupTarget) gather(group *process.Group) (found int) {
 	pids, err := group.Members()
 	if err != nil {
-		return
+		return 0
 	}
 	if t.members == nil {
 		t.members = map[int32]*process.Process{}
@@ -97,34 +136,14 @@ func (t *groupTarget) gather() {
 		if err != nil {
 			continue
 		}
-		if m.Cgroup != group.Path() && !strings.HasPrefix(m.Cgroup, group.Path()+"/") {
+		if !isBelow(m.Cgroup, t.path) {
 			_ = m.Close() // it moved, or the number is another's
 			continue
 		}
 		t.members[pid] = m
+		found++
 	}
-}
-
-// killAll has the kernel end the whole cgroup at once, which also gets those that
-// are just being forked; where cgroups can only be read, systemd does it for a
-// unit. The pidfds get theirs in any case. It says whether that was done.
-func (t *groupTarget) killAll() bool {
-	group, err := t.proc.Group()
-	if err != nil || t.proc.Exited() {
-		return false
-	}
-	if group.Kill() == nil {
-		return true
-	}
-	// Only where the target is directly in its unit's cgroup: that is what was
-	// looked at before it was decided.
-	unit := t.proc.Unit
-	if unit == "" || !strings.HasSuffix(group.Path(), "/"+unit) || t.proc.Exited() {
-		return false
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), unitKillTimeout)
-	defer cancel()
-	return t.units.Kill(ctx, unit, unix.SIGKILL) == nil
+	return found
 }
 
 // Remains says whether somebody is left, and gives up those who are not.

@@ -102,7 +102,7 @@ func (d *Daemon) startLadders() {
 		}
 		job := escalate.Job{ID: uint64(x.Target), Target: &t, Steps: x.Steps, From: x.From, Sent: x.Sent, Waited: x.Waited, DumpWait: x.DumpWait, Exited: h.exited}
 		if x.Scope == config.ScopeCgroup {
-			group := &groupTarget{ladderTarget: t, units: &d.restorer.units, helper: d.reader.PID()}
+			group := &groupTarget{ladderTarget: t, path: h.group, units: &d.restorer.units, helper: d.reader.PID()}
 			job.Target, d.groups[x.Target] = group, group
 		}
 		d.pool.Start(job)

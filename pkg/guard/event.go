@@ -24,6 +24,7 @@ const (
 	EvSignalled     EventName = "signalled"
 	EvRecovered     EventName = "recovered"
 	EvKilled        EventName = "killed"
+	EvProtected     EventName = "protected"
 	EvUnkillable    EventName = "unkillable"
 	EvRefused       EventName = "refused"
 	EvForeign       EventName = "foreign"

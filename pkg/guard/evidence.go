@@ -33,6 +33,15 @@ var excuseTexts = map[string]string{
 	excuseTracer:  "a debugger is attached",
 }
 
+// noLonger says what ended with an excuse.
+var noLonger = map[string]string{
+	excuseFrozen:  "is no longer frozen",
+	excuseDumping: "has written its core dump",
+	excuseStopped: "is no longer stopped",
+	excuseTraced:  "is no longer stopped by a tracer",
+	excuseTracer:  "has no debugger attached any more",
+}
+
 const (
 	// idleShare: who used less than this part of the time between the two looks
 	// was given no processor, if it wanted one.
@@ -71,7 +80,7 @@ func (g *Guard) verdictOf(t *target) string {
 	switch {
 	case since > 0 && t.look.State == 'D' && t.softState == 'D' && cpu == 0:
 		return verdictBlocked
-	case since > 0 && p.Runnable > 0 && cpu < since/idleShare,
+	case since > 0 && p.Starving > 0 && cpu < since/idleShare,
 		since > 0 && waited > since/starvedShare,
 		g.pressed(&p.Host), g.pressed(&p.Group), p.TimedOut:
 		return verdictStarved
@@ -127,7 +136,7 @@ func (t *target) responseTo(verdict string) config.Response {
 func (t *target) toBeEnded() bool {
 	switch t.responseTo(t.verdict) {
 	case config.RespondLadder, config.RespondWait:
-		return t.policy.Action == config.ActionLadder
+		return t.policy.Action == config.ActionLadder && t.untouchable() == ""
 	}
 	return false
 }
@@ -167,6 +176,9 @@ func (g *Guard) story(t *target) string {
 			say("%d of %s blocked", p.Blocked, plural(p.Threads, "thread"))
 		default:
 			say("none of %s runnable", plural(p.Threads, "thread"))
+		}
+		if p.Starving > 0 {
+			say("%d given no processor", p.Starving)
 		}
 		say("main thread %s", p.mainThread())
 	}
@@ -226,8 +238,6 @@ func (g *Guard) groupRefusal(ix int32) string {
 		return "pid 1 is in it"
 	case p.GuardInside:
 		return "the guard is in it"
-	case t.policy.Shared:
-		return ""
 	}
 	if o := g.innocentIn(ix); o >= 0 {
 		return fmt.Sprintf("%s is in it, which is not to be ended", g.targets[o].describe())
@@ -236,12 +246,13 @@ func (g *Guard) groupRefusal(ix int32) string {
 }
 
 // innocentIn finds a target in another's cgroup that is not to be ended itself: one
-// that was a member when the evidence was taken, or came since; -1 for none.
+// that was a member when the evidence was taken, or came since; -1 for none. Where its
+// rule says shared, only one that nothing may be done to.
 func (g *Guard) innocentIn(ix int32) int32 {
 	t := &g.targets[ix]
 	for k := range g.targets {
 		o := &g.targets[k]
-		if int32(k) == ix || !o.used || o.doomed() {
+		if int32(k) == ix || !o.used || o.doomed() || t.policy.Shared && o.untouchable() == "" {
 			continue
 		}
 		if within(o.facts.Cgroup, t.facts.Cgroup) || slices.Contains(t.evidence().Members, o.pid) {

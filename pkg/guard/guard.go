@@ -91,10 +91,10 @@ func (g *Guard) SetConfig(cfg *config.Config) {
 	g.cfg = cfg
 	for ix := range g.targets {
 		if t := &g.targets[ix]; t.used && t.timeout != notLatched {
-			before := t.policy
+			before, barred := t.policy, t.untouchable()
 			g.applyPolicy(int32(ix))
 			g.setPatience(int32(ix))
-			if t.state == Reported && (t.policy.Action != before.Action || t.policy.Verdict != before.Verdict) {
+			if t.state == Reported && (t.policy.Action != before.Action || t.policy.Verdict != before.Verdict || t.untouchable() != barred) {
 				g.due[ix] = g.clock.attn // judged anew
 			}
 			if !slices.Equal(t.policy.Steps, before.Steps) {
@@ -403,7 +403,7 @@ func (o Acting) apply(g *Guard) {
 		e.Name, e.Level, e.PID = EvActing, LevelInfo, 0
 		e.Message = "this guard acts"
 		for ix := range g.targets {
-			if t := &g.targets[ix]; t.state == Reported && t.condemnable() && t.policy.Action == config.ActionLadder {
+			if t := &g.targets[ix]; t.state == Reported && t.condemnable() && t.policy.Action == config.ActionLadder && t.untouchable() == "" {
 				g.due[ix] = g.clock.attn // judged anew
 			}
 		}

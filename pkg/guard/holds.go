@@ -138,6 +138,9 @@ func (g *Guard) Hold(o HoldOrder) (HoldView, error) {
 		if !ok || g.targets[ix].state == Ended {
 			return HoldView{}, &OrderError{NoTarget: true, Problem: fmt.Sprintf("pid %d is no target", o.PID)}
 		}
+		if t := &g.targets[ix]; t.shield != "" {
+			return HoldView{}, &OrderError{Problem: fmt.Sprintf("%s is %s: nothing is ever done to it, a hold changes nothing", t.describe(), t.untouchable())}
+		}
 		h.id = g.targets[ix].id
 	}
 	at := slices.IndexFunc(g.holds, func(x hold) bool { return x.Selector == h.Selector })

@@ -357,7 +357,11 @@ func (g *Guard) notActedOn(ix int32) bool {
 func (g *Guard) onlySay(ix int32, why string) {
 	t := &g.targets[ix]
 	g.would++
-	g.emit(g.verdictOn(ix, EvWouldCondemn, fmt.Sprintf("not acting: %s; it would have got %s", why, ladderText(t.policy.Steps))))
+	name := EvWouldCondemn
+	if t.shield != "" {
+		name = EvProtected
+	}
+	g.emit(g.verdictOn(ix, name, fmt.Sprintf("not acting: %s; it would have got %s", why, ladderText(t.policy.Steps))))
 	t.state, g.due[ix], t.let, t.reported = Reported, never, false, true
 }
 
@@ -378,7 +382,11 @@ func (g *Guard) onlyReport(ix int32) string {
 	if !g.acting {
 		return g.notActing
 	}
-	if t := &g.targets[ix]; t.policy.Action == config.ActionReport {
+	t := &g.targets[ix]
+	if why := t.untouchable(); why != "" {
+		return why
+	}
+	if t.policy.Action == config.ActionReport {
 		return fmt.Sprintf("rule %d says report", t.policy.Rule+1)
 	}
 	return ""
@@ -419,7 +427,7 @@ func (g *Guard) stillHeld(ix int32) {
 		g.gather(ix)
 		return
 	}
-	g.setFree(ix, fmt.Sprintf("%s is no longer %s", t.describe(), t.verdict))
+	g.setFree(ix, fmt.Sprintf("%s %s", t.describe(), noLonger[t.verdict]))
 }
 
 // setFree begins the silence of a target anew, after something excused it.
@@ -479,7 +487,7 @@ func (g *Guard) narrow() {
 			continue
 		}
 		g.grouped++
-		if t.narrowed || t.cancelled || t.policy.Shared {
+		if t.narrowed || t.cancelled {
 			continue
 		}
 		if o := g.innocentIn(int32(ix)); o >= 0 {

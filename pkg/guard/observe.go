@@ -122,6 +122,7 @@ type Examined struct {
 	Threads  int
 	Runnable int    // of these, in state R
 	Blocked  int    // of these, in state D
+	Starving int    // of these, runnable for a while and given no processor
 	State    byte   // of the main thread
 	Channel  string // the wait channel of the first blocked thread, else of the main one
 	Call     string // the system call that the main thread is in, by name

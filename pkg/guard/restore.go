@@ -44,13 +44,14 @@ type groupSignal struct {
 func (g *Guard) planRestore(ix int32) {
 	t := &g.targets[ix]
 	unit := t.facts.Unit
-	if t.policy.Restart == config.RestartNone || !strings.HasSuffix(unit, ".service") || strings.HasPrefix(unit, "user@") {
+	if t.untouchable() != "" || t.policy.Restart == config.RestartNone || !strings.HasSuffix(unit, ".service") || strings.HasPrefix(unit, "user@") {
 		return
 	}
 	g.restores = append(g.restores, restore{at: g.clock.attn + restoreWait, unit: unit, pid: t.pid})
 }
 
 func (g *Guard) restoreDue() {
+	g.restores = slices.DeleteFunc(g.restores, func(r restore) bool { return !r.under && g.cfg.Protected("", r.unit) != "" }) // by now
 	for i := range g.restores {
 		if r := &g.restores[i]; r.at <= g.clock.attn {
 			r.under, r.at = true, never

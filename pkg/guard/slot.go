@@ -397,6 +397,8 @@ func (g *Guard) latch(tb *tableState, i int32) {
 		// rule matches, or a shorter timeout.
 		t.name = r.Name
 		g.applyPolicy(s.owner)
+	} else {
+		g.applyAccess(s.owner)
 	}
 	t.lengthen(r.Timeout)
 	g.setPatience(s.owner)

@@ -103,6 +103,9 @@ type target struct {
 	facts  Facts
 	policy config.Policy
 
+	shield   string // the pattern that protects it, "" for none
+	misnamed bool   // its user may not use its name
+
 	name    [table.NameSize]byte // of its first latched record
 	timeout int32                // the longest latched one, seconds; 0: never late
 	slots   int                  // records that name it
@@ -344,6 +347,7 @@ func (g *Guard) eachRecord(ix int32, f func(tb *tableState, i int32)) {
 func (g *Guard) applyPolicy(ix int32) {
 	t := &g.targets[ix]
 	t.policy = g.cfg.Policy(t.displayName(), t.facts.User, t.facts.Unit)
+	g.applyAccess(ix)
 }
 
 // setPatience works out how long a target may be silent.

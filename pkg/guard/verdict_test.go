@@ -28,9 +28,10 @@ func TestVerdicts(t *testing.T) {
 			w.each(100*ms, func() { p.look.CPU += 90 * ms })
 		}, "hung", "of CPU used in", false},
 		{"one thread runs and gets little", func(w *world, p *proc) {
-			p.proof = Examined{Threads: 3, Runnable: 1, Call: "futex"}
+			p.proof = Examined{Threads: 3, Runnable: 1, Starving: 1, Call: "futex"}
 			p.look.CPU += ms // of seconds
-		}, "starved", "1 of 3 threads runnable", true},
+		}, "starved", "1 of 3 threads runnable, 1 given no processor", true},
+		{"one thread just wakes up", func(w *world, p *proc) { p.proof = Examined{Threads: 3, Runnable: 1} }, "hung", "1 of 3 threads runnable", false},
 		{"main thread waits for a processor", func(w *world, p *proc) {
 			p.state, p.proof = 'R', Examined{Runnable: 1}
 			w.each(100*ms, func() { p.look.CPU += 20 * ms; p.look.RunWait += 80 * ms })

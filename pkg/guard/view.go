@@ -25,6 +25,7 @@ type View struct {
 	Silence  time.Duration
 	Deadline time.Duration // until it is late; negative: since; 0 with Timeout 0: never
 	Rule     int           // -1: the defaults
+	Shield   string        // the pattern that protects it, "" if none does
 	Hold     string        // why an order holds it, "" if none does
 	Episode  string        // that it is in, "" if it is in none
 }
@@ -69,7 +70,7 @@ func (g *Guard) view(ix int32, slots []int32) View {
 	t := &g.targets[ix]
 	v := View{ID: t.id, Table: t.table, Slot: t.slot, Slots: slots, PID: t.pid, Name: t.displayName(), Unit: t.facts.Unit,
 		UID: t.facts.UID, Target: true, State: t.state.String(), Verdict: t.verdict, Reason: t.complaint,
-		Timeout: t.limit, Silence: t.silence(g.clock.attn), Rule: t.policy.Rule, Episode: t.episode()}
+		Timeout: t.limit, Silence: t.silence(g.clock.attn), Rule: t.policy.Rule, Episode: t.episode(), Shield: t.shield}
 	if h := g.heldBy(ix); h != nil {
 		v.Hold = fmt.Sprintf("held by %s for %s more%s", orSomebody(h.by), seconds(h.until-g.clock.last), h.because())
 	}
@@ -84,6 +85,8 @@ func (g *Guard) view(ix int32, slots []int32) View {
 		v.State, v.Rule = "forming", -1
 	case t.forged():
 		v.State = "refused"
+	case t.misnamed:
+		v.State, v.Reason = "refused", t.notAllowed()
 	case t.state == Rereading:
 		v.State = "late"
 	case t.state == Watched || t.state == Guarded:
@@ -140,7 +143,7 @@ func (g *Guard) Tally() Tally {
 		switch {
 		case t.slots > 0 && t.latched == 0:
 			n.Forming++
-		case t.forged():
+		case t.forged(), t.misnamed:
 			n.Refused++
 		case t.state == Wiped || t.state == Unguarded:
 			n.Unguarded++

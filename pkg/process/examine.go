@@ -19,6 +19,7 @@ type Evidence struct {
 	ThreadCount int      // of the process, or of those looked at where that is not known
 	Runnable    int      // in state R, of the first 4096 looked at
 	Blocked     int      // in state D, the same
+	Waiting     int      // of Threads: in state R at both samples, and not run in between
 
 	CPU, RunWait time.Duration // as in Look
 

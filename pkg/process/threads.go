@@ -130,6 +130,9 @@ func (x *examination) sampleAgain() error {
 			return err
 		}
 		t.Moved = st.cpu != before.ticks || run != before.run
+		if t.State == 'R' && st.state == 'R' && !t.Moved {
+			x.Waiting++
+		}
 		alive = append(alive, t)
 	}
 	x.Threads = alive

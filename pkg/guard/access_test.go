@@ -240,7 +240,6 @@ func TestAccessRandom(t *testing.T) {
 				case 4:
 					next.Names = []config.Names{{User: "idc", Allow: []string{"a", "b"}}}
 				}
-				// Of who has ended its name is not known any more, but its unit is.
 				for i := range int32(6) {
 					name := names[i%3]
 					barred[110+i] = next.Protected(name, name+".service") != "" || !next.MayUse(1000, "idc", name)

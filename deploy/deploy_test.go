@@ -28,6 +28,7 @@ var events = map[string]string{
 	"eba0f187872150a495116192352d56e5": "late",
 	"64ee35c8e63f40e8357fc1ae29f85ba2": "condemned",
 	"90b9085f171c08ac5901fec3f9f04b34": "would-condemn",
+	"917137601d5e857006bb76f7822b9a13": "protected",
 	"240ed0a21f64929993eb55f23aeed8a1": "would-clear",
 	"63cb2edad242c3ec60e042af82de5793": "waiting",
 	"aead1785821e2639ed108de8cd15c05c": "signalled",

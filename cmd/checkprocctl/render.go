@@ -280,10 +280,10 @@ func (p *printer) list(targets []control.Target) {
 		rows = append(rows, []cell{
 			{text: strconv.Itoa(int(t.PID))}, text(t.Name), {text: clean(string(t.State)), colour: stateColours[t.State]},
 			{text: span(t.TimeoutUsec)}, {text: span(t.SilenceUsec)}, deadline, {text: span(t.RegisteredUsec)},
-			{text: slots}, text(names[t.UID]), text(t.Unit), text(t.Verdict), text(t.Reason), {clean(t.Hold), yellow},
+			{text: slots}, text(names[t.UID]), text(t.Unit), text(t.Verdict), text(t.Reason), {clean(t.Protected), cyan}, {clean(t.Hold), yellow},
 		})
 	}
-	p.table([]string{"PID", "NAME", "STATE", "TIMEOUT", "SILENCE", "DEADLINE", "SEEN FOR", "SLOT", "USER", "UNIT", "VERDICT", "REASON", "HOLD"},
+	p.table([]string{"PID", "NAME", "STATE", "TIMEOUT", "SILENCE", "DEADLINE", "SEEN FOR", "SLOT", "USER", "UNIT", "VERDICT", "REASON", "PROTECTED", "HOLD"},
 		[]string{"PID", "TIMEOUT", "SILENCE", "DEADLINE", "SLOT"}, rows)
 }
 

@@ -161,6 +161,7 @@ type Target struct {
 	Reason         string      `json:"reason"`
 	Rule           int         `json:"rule"`            // index of the configured rule, -1: the defaults
 	RegisteredUsec int64       `json:"registered_usec"` // how long ago the daemon first saw it
+	Protected      string      `json:"protected"`       // the pattern that protects it: protect.names "db*"; empty: none does
 	Hold           string      `json:"hold"`            // by whose order it is held, and why; empty: by none
 }
 

@@ -28,6 +28,7 @@ var messageIDs = map[guard.EventName]string{
 	guard.EvLate:          "eba0f187872150a495116192352d56e5",
 	guard.EvCondemned:     "64ee35c8e63f40e8357fc1ae29f85ba2",
 	guard.EvWouldCondemn:  "90b9085f171c08ac5901fec3f9f04b34",
+	guard.EvProtected:     "917137601d5e857006bb76f7822b9a13",
 	guard.EvWaiting:       "63cb2edad242c3ec60e042af82de5793",
 	guard.EvWouldClear:    "240ed0a21f64929993eb55f23aeed8a1",
 	guard.EvSignalled:     "aead1785821e2639ed108de8cd15c05c",

@@ -92,6 +92,7 @@ func (d *Daemon) examined(id guard.TargetID, proof *process.Evidence, err error)
 // provenBy are the events that carry the evidence.
 var provenBy = map[guard.EventName]bool{
 	guard.EvCondemned: true, guard.EvWouldCondemn: true, guard.EvWaiting: true, guard.EvHeld: true,
+	guard.EvProtected: true,
 }
 
 // addEvidence adds to a record what the full look found.

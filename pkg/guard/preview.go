@@ -2,6 +2,7 @@ package guard
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 
 	"github.com/checkprocd/checkprocd/pkg/config"
@@ -26,10 +27,24 @@ func (g *Guard) Preview(next *config.Config) []Preview {
 			continue
 		}
 		after := next.Policy(t.displayName(), t.facts.User, t.facts.Unit)
+		shield := next.Protected(t.displayName(), t.facts.Unit)
 		p := Preview{PID: t.pid, UID: t.facts.UID, Name: t.displayName(), Unit: t.facts.Unit, Before: t.policy.Rule, After: after.Rule,
 			Changes: t.policy.Diff(&after)}
+		if shield != t.shield {
+			p.Changes = append(p.Changes, fmt.Sprintf("protected: %s -> %s", orNot(t.shield), orNot(shield)))
+		}
+		if misnamed := !next.MayUse(t.facts.UID, t.facts.User, t.displayName()); misnamed != t.misnamed {
+			p.Changes = append(p.Changes, "its name: "+map[bool]string{true: "allowed -> refused", false: "refused -> allowed"}[misnamed])
+		}
 		out = append(out, p)
 	}
 	slices.SortFunc(out, func(a, b Preview) int { return cmp.Compare(a.PID, b.PID) })
 	return out
+}
+
+func orNot(shield string) string {
+	if shield == "" {
+		return "no"
+	}
+	return shield
 }

@@ -25,10 +25,12 @@ func TestPreview(t *testing.T) {
 		{Match: config.Match{Name: "b"}, Timeout: 60 * sec},
 		{Match: config.Match{Name: "c"}},
 	}
+	next.Protect.Names = []string{"c"}
+	next.Names = []config.Names{{User: "idc", Allow: []string{"[^b]"}}}
 	want := []Preview{
-		{PID: 41, UID: 1000, Name: "b", Before: 0, After: 1},
+		{PID: 41, UID: 1000, Name: "b", Before: 0, After: 1, Changes: []string{"its name: allowed -> refused"}},
 		{PID: 42, UID: 1000, Name: "a", Unit: "a.service", Before: -1, After: 0, Changes: []string{"action: ladder -> report"}},
-		{PID: 43, UID: 1000, Name: "c", Before: -1, After: 2},
+		{PID: 43, UID: 1000, Name: "c", Before: -1, After: 2, Changes: []string{`protected: no -> protect.names "c"`}},
 	}
 	if diff := cmp.Diff(want, w.g.Preview(&next)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)

@@ -60,6 +60,7 @@ var events = map[string]string{
 	"26254f0d6b3e5675d6d46b8dfd98c90c": "observing",
 	"7564c1808f43202a48cd000bcdf2622b": "reloaded",
 	"c084dbe0efe8cce1d66f7ee9eaffceff": "config-rejected",
+	"589a0d5c5e3b74140b9355a4395f3e3f": "alert-test",
 }
 
 // missing skips the test, saying what is missing; where everything has to be there (CI=true), it fails.

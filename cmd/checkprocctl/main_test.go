@@ -97,6 +97,14 @@ func (h handler) Diff(_ context.Context, _ control.Caller, r control.DiffRequest
 	return h.scenario.Diff, h.fail()
 }
 
+func (h handler) AlertTest(context.Context, control.Caller) error {
+	ordered("alert", "test")
+	return h.fail()
+}
+func (h handler) Follow(context.Context, control.Caller, string, func(control.Followed) error) error {
+	return h.fail()
+}
+
 // ordered appends a line to the file "orders".
 func ordered(what string, order any) {
 	f, err := os.OpenFile("orders", os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)

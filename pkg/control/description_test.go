@@ -61,6 +61,8 @@ func fields(t *testing.T, of any) string {
 func wireType(t *testing.T, typ reflect.Type) string {
 	t.Helper()
 	switch typ.Kind() {
+	case reflect.Pointer: // what is not there is left out
+		return wireType(t, typ.Elem())
 	case reflect.Slice:
 		return "[]" + wireType(t, typ.Elem())
 	case reflect.Struct:
@@ -108,6 +110,9 @@ func TestDescriptionIsTheGoTypes(t *testing.T) {
 		"method Release":   fields(t, Selector{}) + " -> " + fields(t, releaseReply{}),
 		"method Brake":     fields(t, brakeParameters{}) + " -> " + fields(t, brakeReply{}),
 		"method Advise":    "() -> " + fields(t, adviseReply{}),
+		"type Level":       enum(LevelInfo, LevelNotice, LevelWarning, LevelError),
+		"method AlertTest": "() -> ()",
+		"method Follow":    fields(t, followParameters{}) + " -> " + fields(t, Followed{}),
 		"error NoTarget":   fields(t, messageParameters{}),
 		"error NotAllowed": fields(t, reasonParameters{}),
 		"error Rejected":   fields(t, faultsParameters{}),
@@ -115,7 +120,7 @@ func TestDescriptionIsTheGoTypes(t *testing.T) {
 		"error Failed":     fields(t, messageParameters{}),
 	}
 	for _, v := range []any{Table{}, Targets{}, Counters{}, Brake{}, Scan{}, Feature{}, Registry{}, Status{}, Target{},
-		Finding{}, Fault{}, Hold{}, Advice{}, Match{}} {
+		Finding{}, Fault{}, Event{}, Hold{}, Advice{}, Match{}} {
 		want["type "+reflect.TypeOf(v).Name()] = fields(t, v)
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -131,7 +136,7 @@ func TestServiceDescription(t *testing.T) {
 	if want := "() -> " + fields(t, infoReply{}); got["method GetInfo"] != want {
 		t.Errorf("GetInfo %s, want %s", got["method GetInfo"], want)
 	}
-	for _, e := range []string{errInterfaceNotFound, errMethodNotFound, errInvalidParameter} {
+	for _, e := range []string{errInterfaceNotFound, errMethodNotFound, errInvalidParameter, errExpectedMore} {
 		if _, ok := got["error "+strings.TrimPrefix(e, serviceInterface+".")]; !ok {
 			t.Errorf("%s is not described", e)
 		}

@@ -80,4 +80,5 @@ const (
 	errInterfaceNotFound = "org.varlink.service.InterfaceNotFound"
 	errMethodNotFound    = "org.varlink.service.MethodNotFound"
 	errInvalidParameter  = "org.varlink.service.InvalidParameter"
+	errExpectedMore      = "org.varlink.service.ExpectedMore"
 )

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"testing"
 
@@ -14,8 +15,8 @@ import (
 const envClient = "CONTROL_TEST_CLIENT"
 
 type clientView struct {
-	Targets                   []Target
-	List, Check, Reload, Hold string // errors
+	Targets                           []Target
+	List, Check, Reload, Hold, Follow string // errors
 }
 
 func TestMain(m *testing.M) {
@@ -48,5 +49,7 @@ func runClient(path string) {
 	v.Reload = text(err)
 	_, err = c.Hold(ctx, HoldRequest{All: true, ForUsec: MinHold.Microseconds()})
 	v.Hold = text(err)
+	err = c.Follow(ctx, "", func(Followed) error { return io.EOF })
+	v.Follow = text(err)
 	_ = json.NewEncoder(os.Stdout).Encode(v)
 }

@@ -19,8 +19,8 @@ var serviceDescription string
 
 const serviceInterface = "org.varlink.service"
 
-// request is one varlink call as it lies on the wire. More asks for a stream of replies; a single reply without
-// "continues" answers it too, so it is accepted and needs nothing.
+// request is one varlink call as it lies on the wire. More asks for a stream of replies, which only Follow gives; a single
+// reply without "continues" answers it too, so that other methods accept it and need nothing.
 type request struct {
 	Method     string          `json:"method"`
 	Parameters json.RawMessage `json:"parameters,omitempty"`
@@ -32,6 +32,7 @@ type request struct {
 type reply struct {
 	Error      string `json:"error,omitempty"`
 	Parameters any    `json:"parameters"`
+	Continues  bool   `json:"continues,omitempty"`
 }
 
 // Parameters of replies and errors.
@@ -60,6 +61,9 @@ type (
 	adviseReply struct {
 		Advice []Advice `json:"advice"`
 	}
+	followParameters struct {
+		Cursor string `json:"cursor,omitempty"`
+	}
 	infoReply struct {
 		Vendor     string   `json:"vendor"`
 		Product    string   `json:"product"`
@@ -83,7 +87,7 @@ type (
 )
 
 func invalid(parameter string) reply {
-	return reply{errInvalidParameter, map[string]string{"parameter": parameter}}
+	return reply{Error: errInvalidParameter, Parameters: map[string]string{"parameter": parameter}}
 }
 
 // decode reads one request. malformed: what follows in this stream cannot be trusted any more.
@@ -152,7 +156,7 @@ func (s *Server) answer(ctx context.Context, c Caller, r request) reply {
 	case Interface:
 		return s.answerCheckproc(ctx, c, r)
 	}
-	return reply{errInterfaceNotFound, map[string]string{"interface": r.Method[:dot]}}
+	return reply{Error: errInterfaceNotFound, Parameters: map[string]string{"interface": r.Method[:dot]}}
 }
 
 func (s *Server) answerService(r request) reply {
@@ -179,9 +183,9 @@ func (s *Server) answerService(r request) reply {
 		case serviceInterface:
 			return reply{Parameters: descriptionReply{serviceDescription}}
 		}
-		return reply{errInterfaceNotFound, map[string]string{"interface": name}}
+		return reply{Error: errInterfaceNotFound, Parameters: map[string]string{"interface": name}}
 	}
-	return reply{errMethodNotFound, map[string]string{"method": r.Method}}
+	return reply{Error: errMethodNotFound, Parameters: map[string]string{"method": r.Method}}
 }
 
 // method is what is to be known of a method of Interface for one call of it.
@@ -196,9 +200,9 @@ func (s *Server) answerCheckproc(ctx context.Context, c Caller, r request) reply
 	m, ok := s.method(ctx, c, strings.TrimPrefix(r.Method, Interface+"."))
 	switch {
 	case !ok:
-		return reply{errMethodNotFound, map[string]string{"method": r.Method}}
+		return reply{Error: errMethodNotFound, Parameters: map[string]string{"method": r.Method}}
 	case m.steer && !c.CanSteer, m.seeAll && !c.CanSeeAll:
-		return reply{errNotAllowed, reasonParameters{s.roles.requirement(m.steer)}}
+		return reply{Error: errNotAllowed, Parameters: reasonParameters{s.roles.requirement(m.steer)}}
 	}
 	if wrong := arguments(r.Parameters, m.arguments...); wrong != nil {
 		return *wrong
@@ -245,6 +249,8 @@ func (s *Server) method(ctx context.Context, c Caller, name string) (method, boo
 				result, err := h.Diff(ctx, c, r)
 				return fullDiff(result), err
 			}}, true
+	case "AlertTest":
+		return method{steer: true, call: func() (any, error) { return noParameters{}, h.AlertTest(ctx, c) }}, true
 	case "Reload":
 		return method{steer: true, call: func() (any, error) {
 			result, err := h.Reload(ctx, c)
@@ -286,15 +292,15 @@ func failure(err error) reply {
 	case errors.As(err, &wrong):
 		return invalid(wrong.Parameter)
 	case errors.As(err, &rejected):
-		return reply{errRejected, faultsParameters{full(rejected.Faults)}}
+		return reply{Error: errRejected, Parameters: faultsParameters{full(rejected.Faults)}}
 	case errors.Is(err, ErrNotAllowed):
-		return reply{errNotAllowed, reasonParameters{err.Error()}}
+		return reply{Error: errNotAllowed, Parameters: reasonParameters{err.Error()}}
 	case errors.Is(err, ErrNoTarget):
-		return reply{errNoTarget, messageParameters{err.Error()}}
+		return reply{Error: errNoTarget, Parameters: messageParameters{err.Error()}}
 	case errors.Is(err, ErrBusy):
-		return reply{errBusy, noParameters{}}
+		return reply{Error: errBusy, Parameters: noParameters{}}
 	}
-	return reply{errFailed, messageParameters{err.Error()}}
+	return reply{Error: errFailed, Parameters: messageParameters{err.Error()}}
 }
 
 // visible leaves a caller that may not see all the targets of its own uid.

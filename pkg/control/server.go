@@ -29,6 +29,8 @@ type limits struct {
 	perUID   int // connections of one uid that may not do all
 	size     int // bytes of a request
 
+	followers int // at a time
+
 	idle    time.Duration // between requests
 	request time.Duration // from the first byte of a request to its last
 	write   time.Duration // until the peer has taken the whole reply
@@ -38,7 +40,7 @@ type limits struct {
 
 func defaultLimits() limits {
 	return limits{
-		conns: 64, reserved: 8, perUID: 16, size: 64 << 10,
+		conns: 64, reserved: 8, perUID: 16, size: 64 << 10, followers: 8,
 		idle: 60 * time.Second, request: 10 * time.Second, write: 10 * time.Second, call: 30 * time.Second, pace: 20 * time.Millisecond,
 	}
 }
@@ -53,8 +55,9 @@ type Server struct {
 	roles    *roles
 	closed   sync.Once
 
-	mu    sync.Mutex
-	conns map[*net.UnixConn]Caller
+	mu        sync.Mutex
+	conns     map[*net.UnixConn]Caller
+	followers int
 }
 
 // Listen makes the socket with mode 0666; its directory must exist. A socket that nobody serves any more is replaced; one
@@ -172,7 +175,7 @@ func (s *Server) admit(conn *net.UnixConn, c Caller) bool {
 // turnAway says Busy without having read a request. A fresh socket's buffer has room for it.
 func (s *Server) turnAway(conn *net.UnixConn) {
 	_ = conn.SetWriteDeadline(time.Now().Add(time.Second))
-	if message, err := encode(reply{errBusy, noParameters{}}); err == nil {
+	if message, err := encode(reply{Error: errBusy, Parameters: noParameters{}}); err == nil {
 		_, _ = conn.Write(message)
 	}
 	_ = conn.Close()
@@ -210,6 +213,10 @@ func (s *Server) serve(ctx context.Context, conn *net.UnixConn, c Caller) {
 		if err != nil {
 			return
 		}
+		if r, ok := follows(message); ok {
+			s.follow(ctx, conn, in, c, r)
+			return
+		}
 		out, oneway, last := s.handle(ctx, c, message)
 		if !oneway && !s.send(conn, out) || last {
 			return
@@ -245,12 +252,14 @@ func (s *Server) handle(ctx context.Context, c Caller, message []byte) (out repl
 	return s.answer(ctx, c, r), r.Oneway, false
 }
 
-func (s *Server) send(conn *net.UnixConn, r reply) bool {
+func (s *Server) send(conn *net.UnixConn, r reply) bool { return s.write(conn, r) == nil }
+
+func (s *Server) write(conn *net.UnixConn, r reply) error {
 	message, err := encode(r)
 	if err != nil {
-		return false
+		return err
 	}
 	_ = conn.SetWriteDeadline(time.Now().Add(s.limits.write))
 	_, err = conn.Write(message)
-	return err == nil
+	return err
 }

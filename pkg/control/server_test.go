@@ -38,6 +38,7 @@ type fake struct {
 	hold     Hold
 	count    int // of what an order was about
 	advice   []Advice
+	follow   chan Followed
 	diff     DiffResult
 
 	mu     sync.Mutex
@@ -82,6 +83,34 @@ func (f *fake) Advise(context.Context, Caller) ([]Advice, error) { return f.advi
 func (f *fake) Diff(_ context.Context, c Caller, r DiffRequest) (DiffResult, error) {
 	f.ordered(c, r)
 	return f.diff, f.err
+}
+
+func (f *fake) AlertTest(_ context.Context, c Caller) error {
+	f.ordered(c, "alert-test")
+	return f.err
+}
+
+// Follow sends what the test has put into f.follow, and ends when that is closed.
+func (f *fake) Follow(ctx context.Context, _ Caller, cursor string, send func(Followed) error) error {
+	if f.err != nil {
+		return f.err
+	}
+	if err := send(Followed{Cursor: "begun:" + cursor}); err != nil {
+		return err
+	}
+	for {
+		select {
+		case x, ok := <-f.follow:
+			if !ok {
+				return nil
+			}
+			if err := send(x); err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 func (f *fake) ordered(c Caller, order any) {
@@ -540,7 +569,7 @@ func TestRolesDecide(t *testing.T) {
 			if ok != tt.reload || h.reloads.Load()-before != map[bool]int32{true: 1}[tt.reload] {
 				t.Errorf("Reload: %+v", r)
 			}
-			if !ok && !cmp.Equal(r, reply{errNotAllowed, reasonParameters{"it takes root or a member of group steer"}}) {
+			if !ok && !cmp.Equal(r, reply{Error: errNotAllowed, Parameters: reasonParameters{"it takes root or a member of group steer"}}) {
 				t.Errorf("Reload: %+v", r)
 			}
 			for _, method := range []string{"Check", "Advise", "Diff"} {
@@ -548,7 +577,7 @@ func TestRolesDecide(t *testing.T) {
 				if ok != tt.check {
 					t.Errorf("%s: %+v", method, r)
 				}
-				if !ok && !cmp.Equal(r, reply{errNotAllowed, reasonParameters{"it takes root or a member of group steer or a member of group adm"}}) {
+				if !ok && !cmp.Equal(r, reply{Error: errNotAllowed, Parameters: reasonParameters{"it takes root or a member of group steer or a member of group adm"}}) {
 					t.Errorf("%s: %+v", method, r)
 				}
 			}
@@ -566,7 +595,7 @@ func TestRolesDecide(t *testing.T) {
 					if r.Error != "" || !cmp.Equal(h.orders, []any{order.handed}) || !slices.Equal(h.by, []uint32{tt.caller.UID}) {
 						t.Errorf("%s: %+v, handed on %+v of %v", order.method, r, h.orders, h.by)
 					}
-				} else if h.orders != nil || !cmp.Equal(r, reply{errNotAllowed, reasonParameters{"it takes root or a member of group steer"}}) {
+				} else if h.orders != nil || !cmp.Equal(r, reply{Error: errNotAllowed, Parameters: reasonParameters{"it takes root or a member of group steer"}}) {
 					t.Errorf("%s: %+v, handed on %+v", order.method, r, h.orders)
 				}
 			}
@@ -678,7 +707,11 @@ func TestPeerCredentials(t *testing.T) {
 			for _, target := range v.Targets {
 				pids = append(pids, target.PID)
 			}
-			if !slices.Equal(pids, tt.pids) || v.List != "" || v.Check != tt.check || v.Reload != tt.reload || v.Hold != tt.reload {
+			follow := tt.check // the same right
+			if follow == "" {
+				follow = io.EOF.Error() // the client's own way to end it
+			}
+			if !slices.Equal(pids, tt.pids) || v.List != "" || v.Check != tt.check || v.Reload != tt.reload || v.Hold != tt.reload || v.Follow != follow {
 				t.Errorf("got %+v", v)
 			}
 		})

@@ -163,6 +163,7 @@ type Target struct {
 	RegisteredUsec int64       `json:"registered_usec"` // how long ago the daemon first saw it
 	Protected      string      `json:"protected"`       // the pattern that protects it: protect.names "db*"; empty: none does
 	Hold           string      `json:"hold"`            // by whose order it is held, and why; empty: by none
+	Episode        string      `json:"episode"`         // that it is in, as in Event; empty: in none
 }
 
 // Finding is one result of an examination of the table.
@@ -265,6 +266,43 @@ type Advice struct {
 	Verdict     string `json:"verdict"`      // raise, lower, keep, too-few (beats) or none
 }
 
+// Level is the weight of an event.
+type Level string
+
+const (
+	LevelInfo    Level = "info"
+	LevelNotice  Level = "notice"
+	LevelWarning Level = "warning"
+	LevelError   Level = "error"
+)
+
+// Event is one line of the journal. What does not apply is empty, 0, or -1 for Table and Slot.
+type Event struct {
+	TimeUsec int64  `json:"time_usec"` // of the wall clock, since 1970
+	Name     string `json:"name"`
+	Level    Level  `json:"level"`
+	Message  string `json:"message"` // reads well alone
+	PID      int32  `json:"pid"`
+	Process  string `json:"process"` // the name in the record, cleaned
+	Unit     string `json:"unit"`
+	Table    int    `json:"table"` // the segment's id
+	Slot     int    `json:"slot"`
+	Verdict  string `json:"verdict"`
+	Reason   string `json:"reason"`
+	Signal   string `json:"signal"`
+	Episode  string `json:"episode"` // the same for all events of one episode of one target
+}
+
+// Followed is one message to a follower of the events: the next event, or none, which says that there is no other one yet.
+type Followed struct {
+	Cursor string `json:"cursor"` // where to go on after this message
+	Missed int64  `json:"missed"` // events lost before this message; -1: some, of a daemon that has ended
+	Event  *Event `json:"event,omitempty"`
+}
+
+// CursorOldest begins with the oldest event that the daemon still has.
+const CursorOldest = "oldest"
+
 // Fault is one mistake in a configuration file.
 type Fault struct {
 	File     string `json:"file"`
@@ -288,7 +326,7 @@ type Caller struct {
 // bounded time. Besides plain errors (sent as Failed with their text) they may return ErrNotAllowed, ErrNoTarget, ErrBusy,
 // *Rejected or *InvalidError, wrapped or not.
 //
-// The server itself refuses Check, Advise and Diff to a caller that cannot see all, and Reload, Hold, Release and Brake to one
+// The server itself refuses Check, Advise, Diff and Follow to a caller that cannot see all, and Reload, Hold, Release, Brake and AlertTest to one
 // that cannot steer, and takes other users' targets out of the answer of List where the caller cannot see all. It hands on
 // no order that does not keep to what HoldRequest, Selector and BrakeOrder say, but for the reason of a hold, which is as
 // long and as hostile as the caller likes.
@@ -302,4 +340,8 @@ type Handler interface {
 	Brake(ctx context.Context, c Caller, order BrakeOrder) (targets int, err error)
 	Advise(ctx context.Context, c Caller) ([]Advice, error)
 	Diff(ctx context.Context, c Caller, r DiffRequest) (DiffResult, error)
+	// AlertTest has the daemon report an event that is delivered as all others are.
+	AlertTest(ctx context.Context, c Caller) error
+	// Follow sends events from cursor on until send fails, ctx ends or there will be no more; its ctx has no bound in time.
+	Follow(ctx context.Context, c Caller, cursor string, send func(Followed) error) error
 }

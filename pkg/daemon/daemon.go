@@ -49,6 +49,7 @@ type Daemon struct {
 	lock     table.ActorLock
 	registry *registry.File
 	log      loggerOf
+	ring     *ring
 	mail     mailbox
 
 	// Owned by the loop.
@@ -138,7 +139,7 @@ func start(opts Options) (*Daemon, error) {
 	d := &Daemon{
 		opts: opts, cfg: &cfg, begun: process.Now(),
 		held: map[guard.TargetID]*held{}, groups: map[guard.TargetID]*groupTarget{}, users: map[uint32]string{},
-		lost: map[string]string{}, ending: make(chan struct{}), stopped: make(chan struct{}),
+		ring: newRing(), lost: map[string]string{}, ending: make(chan struct{}), stopped: make(chan struct{}),
 	}
 	var err error
 	if d.sinks, err = openSinks(cfg.Log, opts.Stderr, d.logTrouble); err != nil {
@@ -225,7 +226,10 @@ func (d *Daemon) run(ctx context.Context) error {
 	if d.server, err = d.listen(); err != nil {
 		d.noSocket(err)
 	}
-	d.side(func() { d.serve(sideCtx, d.server) })
+	// It serves until the followers of the events have the last of them.
+	serveCtx, endServe := context.WithCancel(context.WithoutCancel(ctx))
+	defer endServe()
+	d.side(func() { d.serve(serveCtx, d.server) })
 	d.side(func() {
 		for {
 			select {
@@ -248,6 +252,9 @@ func (d *Daemon) run(ctx context.Context) error {
 	}()
 	err = <-failed
 	close(d.stopped)
+	d.notify.Stopping()
+	d.say(evStopping, guard.LevelInfo, "", "checkprocd stops: nothing is guarded until it runs again; the table, its clients and the registry stay")
+	d.ring.close()
 	return err
 }
 
@@ -334,8 +341,6 @@ func (d *Daemon) save(now time.Duration) {
 // stop ends what start began. Ladders under way are left where they are: the
 // registry has them, and the next daemon goes on with them.
 func (d *Daemon) stop() {
-	d.notify.Stopping()
-	d.say(evStopping, guard.LevelInfo, "", "checkprocd stops: nothing is guarded until it runs again; the table, its clients and the registry stay")
 	_ = d.reader.Close()
 	for id := range d.held {
 		d.release(id)

@@ -13,6 +13,7 @@ const (
 	evDegraded       guard.EventName = "degraded"
 	evReloaded       guard.EventName = "reloaded"
 	evConfigRejected guard.EventName = "config-rejected"
+	evAlertTest      guard.EventName = "alert-test"
 )
 
 // messageIDs are the stable MESSAGE_IDs of the events, made once at random;
@@ -60,6 +61,7 @@ var messageIDs = map[guard.EventName]string{
 	guard.EvObserving:     "26254f0d6b3e5675d6d46b8dfd98c90c",
 	evReloaded:            "7564c1808f43202a48cd000bcdf2622b",
 	evConfigRejected:      "c084dbe0efe8cce1d66f7ee9eaffceff",
+	evAlertTest:           "589a0d5c5e3b74140b9355a4395f3e3f",
 }
 
 // MessageIDs returns the MESSAGE_ID of each event by its name.
@@ -84,8 +86,16 @@ var aboutTable = map[guard.EventName]bool{
 	guard.EvTableAttached: true, guard.EvTableLost: true, guard.EvTableFull: true, guard.EvOldGuard: true,
 }
 
-// report writes one event: a journal record, a console line or a JSON line.
+// hasTable says whether an event is about a table: 0 is a namespace's first
+// segment.
+func hasTable(e *guard.Event) bool {
+	return e.Table > 0 || e.Table == 0 && (e.Slot >= 0 || aboutTable[e.Name])
+}
+
+// report writes one event: a journal record, a console line or a JSON line; and
+// keeps it for those who follow the events.
 func (d *Daemon) report(e *guard.Event) {
+	d.keep(e)
 	z := d.log.WithLevel(levels[e.Level])
 	if e.Level == guard.LevelNotice {
 		z.Int("priority", 5) // zerolog has no level between info and warning
@@ -97,7 +107,7 @@ func (d *Daemon) report(e *guard.Event) {
 	if e.Process != "" {
 		z.Str("name", e.Process)
 	}
-	if e.Table > 0 || e.Table == 0 && (e.Slot >= 0 || aboutTable[e.Name]) { // 0 is a namespace's first segment
+	if hasTable(e) {
 		z.Int32("table", int32(e.Table))
 	}
 	if e.Slot >= 0 {
@@ -109,7 +119,7 @@ func (d *Daemon) report(e *guard.Event) {
 	if e.Silence > 0 {
 		z.Int64("silence_usec", e.Silence.Microseconds())
 	}
-	for _, f := range [...]struct{ key, value string }{{"verdict", e.Verdict}, {"signal", e.Signal}, {"unit", e.Unit}, {"object_unit", e.Unit}, {"reason", e.Reason}} {
+	for _, f := range [...]struct{ key, value string }{{"verdict", e.Verdict}, {"signal", e.Signal}, {"unit", e.Unit}, {"object_unit", e.Unit}, {"reason", e.Reason}, {"episode", e.Episode}} {
 		if f.value != "" {
 			z.Str(f.key, f.value)
 		}

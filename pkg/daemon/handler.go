@@ -234,6 +234,7 @@ func (d *Daemon) targets() []control.Target {
 			Table: int(v.Table), Slot: int(v.Slot), PID: v.PID, Name: v.Name, Unit: v.Unit, UID: v.UID,
 			TimeoutUsec: v.Timeout.Microseconds(), SilenceUsec: v.Silence.Microseconds(), DeadlineUsec: v.Deadline.Microseconds(),
 			Verdict: v.Verdict, Reason: v.Reason, Rule: v.Rule, State: control.TargetState(v.State), Protected: v.Shield, Hold: v.Hold,
+			Episode: v.Episode,
 		}
 		if s, ok := states[v.State]; ok {
 			t.State = s

@@ -28,7 +28,7 @@ const (
 )
 
 // quiet are the fields that a console line leaves out: its message says them.
-var quiet = []string{"message_id", "priority", "pid", "name", "table", "slot", "timeout_usec", "silence_usec", "verdict", "signal", "unit", "object_unit", "object_pid", "reason", "step",
+var quiet = []string{"message_id", "priority", "pid", "name", "table", "slot", "timeout_usec", "silence_usec", "verdict", "signal", "unit", "object_unit", "object_pid", "reason", "step", "episode",
 	"beat_gaps_msec", "lateness_usec", "thread_count", "threads", "descriptors", "descriptor_limit", "open", "rss_bytes", "swap_bytes",
 	"tracer", "dumping", "frozen", "pressure", "cgroup", "evidence_problems"}
 

@@ -36,6 +36,9 @@ type UnitState struct {
 	ExecMainPID  int32  // the last main process, also when it has ended
 	Job          bool   // a job is queued or running
 	Type, Result string // of a service: notify, exec, forking, …; success, exit-code, signal, …
+	Restarts     uint32 // of a service, by its Restart=, since it was last started otherwise
+	ExitCode     int32  // how the last main process ended: CLD_EXITED, CLD_KILLED, CLD_DUMPED; 0: not yet
+	ExitStatus   int32  // its exit status, or the signal
 }
 
 // Down reports whether the unit has ended and nobody is about to start it: loaded, inactive or failed, no job queued.
@@ -76,14 +79,38 @@ func (u *Units) MainPID(ctx context.Context, unit string) (int32, error) {
 // Start starts a unit (mode replace) and waits for the job's result: done, canceled, timeout, failed, dependency or
 // skipped.
 func (u *Units) Start(ctx context.Context, unit string) (result string, err error) {
+	return u.job(ctx, "start", unit, func(conn *sddbus.Conn, results chan<- string) error {
+		_, err := conn.StartUnitContext(ctx, unit, "replace", results)
+		return err
+	})
+}
+
+// Restart stops and starts a unit; a stopped one is started. The result is as that of Start.
+func (u *Units) Restart(ctx context.Context, unit string) (result string, err error) {
+	return u.job(ctx, "restart", unit, func(conn *sddbus.Conn, results chan<- string) error {
+		_, err := conn.RestartUnitContext(ctx, unit, "replace", results)
+		return err
+	})
+}
+
+// Reload has a unit read its configuration. It is an error for one that has no way to; the result is as that of Start.
+func (u *Units) Reload(ctx context.Context, unit string) (result string, err error) {
+	return u.job(ctx, "reload", unit, func(conn *sddbus.Conn, results chan<- string) error {
+		_, err := conn.ReloadUnitContext(ctx, unit, "replace", results)
+		return err
+	})
+}
+
+// job begins a job and waits for its result.
+func (u *Units) job(ctx context.Context, what, unit string, begin func(conn *sddbus.Conn, results chan<- string) error) (result string, err error) {
 	conn, err := u.connection(ctx)
 	if err != nil {
-		return "", fmt.Errorf("start %s: %w", unit, err)
+		return "", fmt.Errorf("%s %s: %w", what, unit, err)
 	}
 	results := make(chan string, 1) // buffered: an abandoned wait must not wedge the connection
-	if _, err := conn.StartUnitContext(ctx, unit, "replace", results); err != nil {
+	if err := begin(conn, results); err != nil {
 		u.failed(conn, err)
-		return "", fmt.Errorf("start %s: %w", unit, err)
+		return "", fmt.Errorf("%s %s: %w", what, unit, err)
 	}
 	look := time.NewTicker(aliveLook)
 	defer look.Stop()
@@ -92,10 +119,10 @@ func (u *Units) Start(ctx context.Context, unit string) (result string, err erro
 		case result := <-results:
 			return result, nil
 		case <-ctx.Done():
-			return "", fmt.Errorf("start %s: wait for the job: %w", unit, ctx.Err())
+			return "", fmt.Errorf("%s %s: wait for the job: %w", what, unit, ctx.Err())
 		case <-look.C:
 			if !conn.Connected() {
-				return "", fmt.Errorf("start %s: wait for the job: %w", unit, dbus.ErrClosed)
+				return "", fmt.Errorf("%s %s: wait for the job: %w", what, unit, dbus.ErrClosed)
 			}
 		}
 	}
@@ -195,6 +222,9 @@ func unitState(p map[string]any) UnitState {
 	main, _ := p["MainPID"].(uint32)
 	exec, _ := p["ExecMainPID"].(uint32)
 	s.MainPID, s.ExecMainPID = int32(main), int32(exec)
+	s.Restarts, _ = p["NRestarts"].(uint32)
+	s.ExitCode, _ = p["ExecMainCode"].(int32)
+	s.ExitStatus, _ = p["ExecMainStatus"].(int32)
 	if job, ok := p["Job"].([]any); ok && len(job) > 0 { // (uo): the id, 0 without a job, and the path
 		id, _ := job[0].(uint32)
 		s.Job = id != 0

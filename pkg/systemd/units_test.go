@@ -24,10 +24,11 @@ func TestUnitState(t *testing.T) {
 	got := unitState(map[string]any{
 		"LoadState": "loaded", "ActiveState": "activating", "SubState": "auto-restart", "MainPID": uint32(0),
 		"ExecMainPID": uint32(4242), "Job": []any{uint32(17), dbus.ObjectPath("/org/freedesktop/systemd1/job/17")},
-		"Type": "exec", "Result": "signal",
+		"Type": "exec", "Result": "signal", "NRestarts": uint32(3), "ExecMainCode": int32(2), "ExecMainStatus": int32(9),
 	})
 	want := UnitState{
 		Load: "loaded", Active: "activating", Sub: "auto-restart", ExecMainPID: 4242, Job: true, Type: "exec", Result: "signal",
+		Restarts: 3, ExitCode: 2, ExitStatus: 9,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
@@ -119,10 +120,10 @@ func (b *bus) stop() {
 type manager struct {
 	conn *dbus.Conn
 
-	mu      sync.Mutex
-	results map[string]string // by unit; a unit without one has a job that never ends
-	started []string
-	jobs    uint32
+	mu                 sync.Mutex
+	results            map[string]string // by unit; a unit without one has a job that never ends
+	started, forgotten []string
+	jobs               uint32
 }
 
 const managerInterface = "org.freedesktop.systemd1.Manager"
@@ -201,6 +202,14 @@ func (m *manager) StartUnit(name, mode string) (dbus.ObjectPath, *dbus.Error) {
 	return job, nil
 }
 
+func (m *manager) RestartUnit(name, mode string) (dbus.ObjectPath, *dbus.Error) {
+	return m.StartUnit(name, "restart "+mode)
+}
+
+func (m *manager) ReloadUnit(name, mode string) (dbus.ObjectPath, *dbus.Error) {
+	return m.StartUnit(name, "reload "+mode)
+}
+
 func newUnits(t *testing.T) *Units {
 	t.Helper()
 	u := &Units{dial: sddbus.NewSystemConnectionContext} // never the real PID 1's private socket
@@ -242,6 +251,15 @@ func TestUnits(t *testing.T) {
 		if result, err := u.Start(ctxFor(t), unit); err != nil || result != want {
 			t.Errorf("start %s: %q, %v; want %q", unit, result, err, want)
 		}
+	}
+	if result, err := u.Restart(ctxFor(t), "bad.service"); err != nil || result != "failed" {
+		t.Errorf("restart: %q, %v", result, err)
+	}
+	if result, err := u.Reload(ctxFor(t), "ftp@a-1.service"); err != nil || result != "done" {
+		t.Errorf("reload: %q, %v", result, err)
+	}
+	if started := m.starts(); !slices.Equal(started[2:], []string{"bad.service restart replace", "ftp@a-1.service reload replace"}) {
+		t.Errorf("asked for %q", started)
 	}
 	var answer dbus.Error
 	if _, err := u.Start(ctxFor(t), "none.service"); !errors.As(err, &answer) || answer.Name != "org.freedesktop.systemd1.NoSuchUnit" {

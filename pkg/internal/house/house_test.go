@@ -42,6 +42,8 @@ var rules = map[string]rule{
 	"pkg/escalate": {ours: []string{"pkg/config"}, forbid: quiet},
 	"pkg/watch":    {forbid: quiet},
 	"pkg/doctor":   {ours: []string{"pkg/table", "pkg/process", "pkg/control"}, forbid: quiet},
+	// Runs in a process of its own, without rights: nothing of the guard but what it says.
+	"pkg/alert":    {ours: []string{"pkg/config", "pkg/control"}, forbid: quiet},
 	"pkg/daemon":   {ours: []string{"pkg/"}, forbid: []string{"flag", "log", "github.com/spf13/"}},
 	"pkg/internal": {forbid: quiet},
 	"cmd":          {ours: []string{"pkg/"}},

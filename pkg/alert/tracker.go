@@ -1,0 +1,450 @@
+package alert
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/checkprocd/checkprocd/pkg/control"
+)
+
+// Status says whether an alert stands.
+type Status string
+
+const (
+	Firing   Status = "firing"
+	Resolved Status = "resolved"
+)
+
+// Kinds of alerts; any other one is the name of an event that stands for itself.
+const (
+	KindProcess   = "process"   // an episode of a target
+	KindBrake     = "brake"     // the brake holds a wave of kills
+	KindTable     = "table"     // there is no table
+	KindObserving = "observing" // the guard does not act
+	KindGuard     = "guard"     // the guard is not to be reached
+)
+
+// Alert is one thing that somebody shall know of.
+type Alert struct {
+	ID       string    `json:"id"` // no other alert has it
+	Kind     string    `json:"kind"`
+	Severity string    `json:"severity"` // warning or critical; stays as it was at first
+	Process  string    `json:"process"`
+	PID      int32     `json:"pid"`
+	Unit     string    `json:"unit"`
+	Verdict  string    `json:"verdict"`
+	Event    string    `json:"event"` // the last one about it
+	Reason   string    `json:"reason"`
+	Message  string    `json:"message"` // of that event
+	StartsAt time.Time `json:"starts_at"`
+	EndsAt   time.Time `json:"ends_at,omitzero"` // zero while it stands
+}
+
+// Notification is what receivers are told about an alert.
+type Notification struct {
+	ID     string `json:"id"` // the same when it is delivered twice
+	Status Status `json:"status"`
+	Repeat int    `json:"repeat"` // 0 for the first one of an alert that stands, then 1, 2, …
+	Alert  Alert  `json:"alert"`
+}
+
+// Terms are what the configuration says about an alert.
+type Terms struct {
+	Off       bool
+	Floor     time.Duration // what ends sooner is no alert
+	Repeat    time.Duration // while it stands; 0: never
+	Severity  string        // "": warning, or critical for events of level error
+	Receivers []string
+}
+
+// Order is a notification and who gets it.
+type Order struct {
+	Notification
+	To []string `json:"to"`
+}
+
+// Open is an alert that stands, or that may come to be one.
+type Open struct {
+	Key     string    `json:"key"` // the episode, or the condition
+	Alert   Alert     `json:"alert"`
+	Grave   bool      `json:"grave"`          // something was said that is worth an alert
+	Fired   bool      `json:"fired"`          // it was notified
+	Repeats int       `json:"repeats"`        // so often again
+	Due     time.Time `json:"due,omitzero"`   // when it fires, or is repeated
+	Until   time.Time `json:"until,omitzero"` // when it ends by itself
+	To      []string  `json:"to"`
+}
+
+// Step is what a Tracker decided since the last one.
+type Step struct {
+	Orders []Order  `json:"orders,omitempty"`
+	Set    []Open   `json:"set,omitempty"`
+	Del    []string `json:"del,omitempty"` // keys
+}
+
+// Empty says that nothing was decided.
+func (s *Step) Empty() bool { return len(s.Orders)+len(s.Set)+len(s.Del) == 0 }
+
+const (
+	// maxOpen bounds the alerts that stand: a table has 1000 records by default.
+	maxOpen = 2000
+	// maxClosed is how many closed episodes are remembered, so that events of
+	// them that come after a reconciliation open no second alert.
+	maxClosed = 1024
+)
+
+// Tracker follows the events; see Event, Tick and Reconcile. Its time is that of
+// the wall clock, as events have it, and goes on with them.
+type Tracker struct {
+	terms   func(*Alert) Terms
+	hold    time.Duration // how long an alert stands that only has a beginning
+	now     time.Time
+	open    map[string]*Open
+	closed  []string
+	orders  []Order
+	touched map[string]bool // keys, since the last Step
+	dropped int
+}
+
+// NewTracker goes on with the alerts that an earlier one had.
+func NewTracker(terms func(*Alert) Terms, hold time.Duration, open []Open, closed []string) *Tracker {
+	t := &Tracker{terms: terms, hold: hold, open: map[string]*Open{}, closed: slices.Clone(closed), touched: map[string]bool{}}
+	for _, o := range open {
+		t.open[o.Key] = &o
+	}
+	return t
+}
+
+// Step returns what was decided since the last call.
+func (t *Tracker) Step() Step {
+	s := Step{Orders: t.orders}
+	for _, key := range slices.Sorted(maps.Keys(t.touched)) {
+		if o := t.open[key]; o != nil {
+			s.Set = append(s.Set, *o)
+		} else {
+			s.Del = append(s.Del, key)
+		}
+	}
+	t.orders = nil
+	clear(t.touched)
+	return s
+}
+
+// Standing lists the alerts that were notified and stand, the oldest first.
+func (t *Tracker) Standing() []Open {
+	var out []Open
+	for _, o := range t.open {
+		if o.Fired {
+			out = append(out, *o)
+		}
+	}
+	slices.SortFunc(out, func(a, b Open) int {
+		return cmp.Or(a.Alert.StartsAt.Compare(b.Alert.StartsAt), cmp.Compare(a.Key, b.Key))
+	})
+	return out
+}
+
+// Watching says whether any alert stands or may come.
+func (t *Tracker) Watching() bool { return len(t.open) > 0 }
+
+// Dropped counts alerts that were not opened because too many stood.
+func (t *Tracker) Dropped() int { return t.dropped }
+
+// Next is when Tick has something to do, zero for never.
+func (t *Tracker) Next() time.Time {
+	var next time.Time
+	for _, o := range t.open {
+		for _, at := range []time.Time{o.Due, o.Until} {
+			if !at.IsZero() && (next.IsZero() || at.Before(next)) {
+				next = at
+			}
+		}
+	}
+	return next
+}
+
+// Tick lets time pass up to now. It is for times of which all events are known: an
+// alert must not fire for want of the event that ends it.
+func (t *Tracker) Tick(now time.Time) { t.advance(now, func(*Open) bool { return true }) }
+
+// TickLost lets time pass while the guard is not to be reached: all that is known
+// then is that.
+func (t *Tracker) TickLost(now time.Time) {
+	t.advance(now, func(o *Open) bool { return o.Key == KindGuard })
+}
+
+// ends are the events that end an episode.
+var ends = map[string]bool{"recovered": true, "released": true, "killed": true, "exited": true, "unregistered": true}
+
+// grave are the events of an episode that are worth an alert; late alone is not:
+// the verdict is to come.
+var grave = map[string]bool{"condemned": true, "would-condemn": true, "waiting": true, "held": true, "signalled": true, "unkillable": true}
+
+// conditions are the events that begin or end something about the guard.
+var conditions = map[string]struct {
+	kind string
+	ends bool
+}{
+	"brake-on": {KindBrake, false}, "brake-off": {KindBrake, true},
+	"table-lost": {KindTable, false}, "table-attached": {KindTable, true},
+	"observing": {KindObserving, false}, "acting": {KindObserving, true},
+}
+
+// Event takes in one event. Events come in their order; those that are older than
+// others before them count as now.
+func (t *Tracker) Event(e control.Event) {
+	at := time.UnixMicro(e.TimeUsec)
+	t.Tick(at)
+	c, is := conditions[e.Name]
+	switch {
+	case e.Episode != "":
+		t.episode(&e, at)
+	case is && c.ends:
+		t.end(c.kind, &e, at)
+	case is:
+		t.begin(c.kind, c.kind, &e, at)
+	case e.Name == "restored":
+		t.end("restore-failed "+e.Unit, &e, at)
+	case e.Level == control.LevelError, e.Name == "alert-test":
+		subject := e.Unit
+		if subject == "" && e.PID != 0 {
+			subject = fmt.Sprint(e.PID)
+		}
+		if o := t.begin(strings.TrimSuffix(e.Name+" "+subject, " "), e.Name, &e, at); o != nil {
+			o.Until = at.Add(t.hold)
+		}
+	}
+}
+
+func (t *Tracker) episode(e *control.Event, at time.Time) {
+	byOrder := e.Reason == "order" // an order holds or releases it; what is the matter with it stays
+	switch {
+	case slices.Contains(t.closed, e.Episode):
+	case ends[e.Name] && !byOrder:
+		t.end(e.Episode, e, at)
+	default:
+		t.supersede(e.Episode, at)
+		o := t.add(e.Episode, KindProcess, at)
+		if o == nil {
+			return
+		}
+		o.tell(e)
+		if grave[e.Name] && !byOrder || e.Level == control.LevelError {
+			t.grave(o)
+		}
+	}
+}
+
+// supersede ends an earlier episode of the target, whose end was not seen. The
+// name of an episode begins with that of its target.
+func (t *Tracker) supersede(episode string, at time.Time) {
+	target, _, _ := strings.Cut(episode, "-")
+	for _, key := range slices.Sorted(maps.Keys(t.open)) {
+		if other, _, _ := strings.Cut(key, "-"); key != episode && other == target && t.open[key].Alert.Kind == KindProcess {
+			t.end(key, nil, at)
+		}
+	}
+}
+
+// begin opens an alert that fires at its floor.
+func (t *Tracker) begin(key, kind string, e *control.Event, at time.Time) *Open {
+	o := t.add(key, kind, at)
+	if o != nil {
+		o.tell(e)
+		t.grave(o)
+	}
+	return o
+}
+
+// add finds or makes what is open under a key; nil when there is no room.
+func (t *Tracker) add(key, kind string, at time.Time) *Open {
+	o := t.open[key]
+	if o == nil {
+		if len(t.open) >= maxOpen {
+			t.dropped++
+			return nil
+		}
+		o = &Open{Key: key, Alert: Alert{ID: fmt.Sprintf("%s@%d", strings.ReplaceAll(key, " ", "-"), at.UnixMicro()), Kind: kind, StartsAt: at}}
+		t.open[key] = o
+	}
+	t.touched[key] = true
+	return o
+}
+
+// tell puts into an alert what an event says.
+func (o *Open) tell(e *control.Event) {
+	a := &o.Alert
+	a.Event, a.Message, a.Reason = e.Name, e.Message, e.Reason
+	a.Process, a.Unit, a.PID = cmp.Or(e.Process, a.Process), cmp.Or(e.Unit, a.Unit), cmp.Or(e.PID, a.PID)
+	a.Verdict = cmp.Or(e.Verdict, a.Verdict)
+	if !o.Fired && e.Level == control.LevelError {
+		a.Severity = "critical"
+	}
+}
+
+// grave says that an alert is worth firing, at its floor.
+func (t *Tracker) grave(o *Open) {
+	if o.Grave {
+		return
+	}
+	o.Grave, o.Due = true, o.Alert.StartsAt.Add(t.terms(&o.Alert).Floor)
+	if !o.Due.After(t.now) {
+		t.fire(o, t.now)
+	}
+}
+
+// fire notifies an alert that stands, for the first time or once more.
+func (t *Tracker) fire(o *Open, at time.Time) {
+	terms := t.terms(&o.Alert)
+	t.touched[o.Key] = true
+	o.Due = time.Time{}
+	if !o.Fired {
+		if terms.Off {
+			return
+		}
+		o.Fired, o.To = true, terms.Receivers
+		o.Alert.Severity = cmp.Or(terms.Severity, o.Alert.Severity, "warning")
+	} else {
+		o.Repeats++
+	}
+	t.order(o, Firing)
+	if terms.Repeat > 0 {
+		o.Due = at.Add(terms.Repeat)
+	}
+}
+
+func (t *Tracker) order(o *Open, s Status) {
+	n := Notification{ID: fmt.Sprintf("%s/%d", o.Alert.ID, o.Repeats), Status: s, Repeat: o.Repeats, Alert: o.Alert}
+	if s == Resolved {
+		n.ID = o.Alert.ID + "/resolved"
+	}
+	t.orders = append(t.orders, Order{n, o.To})
+}
+
+// end closes what is open under a key; e is nil where no event said so.
+func (t *Tracker) end(key string, e *control.Event, at time.Time) {
+	o := t.open[key]
+	if o == nil {
+		return
+	}
+	if e != nil {
+		o.tell(e)
+	}
+	o.Alert.EndsAt = at
+	if at.Before(o.Alert.StartsAt) { // the clock was set back
+		o.Alert.EndsAt = o.Alert.StartsAt
+	}
+	if o.Fired {
+		t.order(o, Resolved)
+	}
+	if o.Alert.Kind == KindProcess {
+		t.closed = append(t.closed, key)
+		if len(t.closed) > maxClosed {
+			t.closed = t.closed[1:]
+		}
+	}
+	delete(t.open, key)
+	t.touched[key] = true
+}
+
+// advance fires, repeats and ends what is due, in the order of its time.
+func (t *Tracker) advance(now time.Time, which func(*Open) bool) {
+	if back := t.now.Sub(now); back > time.Second && !t.now.IsZero() {
+		t.shift(-back) // the wall clock was set back: what is due is not put off by it
+	} else if back > 0 {
+		return
+	}
+	t.now = now
+	var due []*Open
+	for _, o := range t.open {
+		if which(o) && (!o.Due.IsZero() && !o.Due.After(now) || !o.Until.IsZero() && !o.Until.After(now)) {
+			due = append(due, o)
+		}
+	}
+	slices.SortFunc(due, func(a, b *Open) int { return cmp.Or(a.Due.Compare(b.Due), cmp.Compare(a.Key, b.Key)) })
+	for _, o := range due {
+		if !o.Due.IsZero() && !o.Due.After(now) && (o.Until.IsZero() || o.Due.Before(o.Until)) {
+			t.fire(o, now)
+		}
+		if !o.Until.IsZero() && !o.Until.After(now) {
+			t.end(o.Key, nil, o.Until)
+		}
+	}
+}
+
+func (t *Tracker) shift(by time.Duration) {
+	for key, o := range t.open {
+		for _, at := range []*time.Time{&o.Due, &o.Until} {
+			if !at.IsZero() {
+				*at = at.Add(by)
+			}
+		}
+		t.touched[key] = true
+	}
+}
+
+// Lost says that the guard cannot be reached, and why; Found that it can be again.
+func (t *Tracker) Lost(now time.Time, why string) {
+	t.TickLost(now)
+	t.begin(KindGuard, KindGuard, &control.Event{Name: "guard-lost", Level: control.LevelError, Message: why}, now)
+}
+
+// Found ends what Lost began.
+func (t *Tracker) Found(now time.Time) {
+	t.TickLost(now)
+	t.end(KindGuard, &control.Event{Name: "guard-found", Message: "the guard answers"}, now)
+}
+
+// Reconcile compares with what the guard says, after events were lost: what it no
+// longer reports is closed, what it does is opened. No event that is newer than the
+// answers may have been taken in.
+func (t *Tracker) Reconcile(now time.Time, status control.Status, targets []control.Target) {
+	t.Tick(now)
+	there := map[string]bool{}
+	for _, x := range targets {
+		if x.Episode != "" {
+			there[x.Episode] = true
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(t.open)) {
+		if t.open[key].Alert.Kind == KindProcess && !there[key] {
+			t.end(key, nil, now)
+		}
+	}
+	for _, x := range targets {
+		if x.Episode == "" || t.open[x.Episode] != nil || slices.Contains(t.closed, x.Episode) {
+			continue
+		}
+		name := "late"
+		if x.Verdict != "" && x.State != control.StateUnverified {
+			name = "condemned" // or held, or waiting: worth an alert
+		}
+		e := control.Event{TimeUsec: now.UnixMicro(), Name: name, Level: control.LevelWarning, PID: x.PID, Process: x.Name, Unit: x.Unit,
+			Verdict: x.Verdict, Reason: x.Reason, Episode: x.Episode,
+			Message: fmt.Sprintf("pid %d (%s) is silent for %s: %s", x.PID, x.Name, time.Duration(x.SilenceUsec)*time.Microsecond, x.State)}
+		t.episode(&e, now)
+	}
+	missing := slices.ContainsFunc(status.Tables, func(x control.Table) bool { return x.State != control.TableAttached })
+	for _, c := range []struct {
+		kind, event, message string
+		stands               bool
+	}{
+		{KindBrake, "brake-on", fmt.Sprintf("the brake holds %d targets", status.Brake.Waiting), status.Brake.On},
+		{KindTable, "table-lost", "there is no table", missing},
+		{KindObserving, "observing", "not acting: " + status.ModeReason, status.Mode != control.ModeActing},
+	} {
+		switch {
+		case !c.stands:
+			t.end(c.kind, nil, now)
+		case t.open[c.kind] == nil:
+			t.begin(c.kind, c.kind, &control.Event{Name: c.event, Level: control.LevelWarning, Message: c.message}, now)
+		}
+	}
+}
+
+// Closed are the episodes that are not opened again.
+func (t *Tracker) Closed() []string { return t.closed }

@@ -1,0 +1,305 @@
+package alert
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	gocmp "github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"github.com/checkprocd/checkprocd/pkg/control"
+)
+
+var epoch = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+
+// plain are terms that are the same for every alert.
+func plain(floor, repeat time.Duration) func(*Alert) Terms {
+	return func(*Alert) Terms { return Terms{Floor: floor, Repeat: repeat, Receivers: []string{"ops"}} }
+}
+
+func at(d time.Duration) time.Time { return epoch.Add(d) }
+
+func event(d time.Duration, name, episode string) control.Event {
+	return control.Event{TimeUsec: at(d).UnixMicro(), Name: name, Level: control.LevelWarning, PID: 42, Process: "ftp", Episode: episode, Message: name}
+}
+
+// said is "status repeat event" of each order, since the last call.
+func said(t *Tracker) string {
+	var words []string
+	for _, o := range t.Step().Orders {
+		words = append(words, fmt.Sprintf("%s %d %s", o.Status, o.Repeat, o.Alert.Event))
+	}
+	return strings.Join(words, ", ")
+}
+
+func expect(t *testing.T, tr *Tracker, want string) {
+	t.Helper()
+	if got := said(tr); got != want {
+		t.Errorf("said %q, want %q", got, want)
+	}
+}
+
+func TestEpisodeIsOneAlert(t *testing.T) {
+	tr := NewTracker(plain(0, time.Hour), time.Minute, nil, nil)
+	tr.Event(event(0, "late", "1-5"))
+	expect(t, tr, "")
+	tr.Event(event(time.Second, "condemned", "1-5"))
+	expect(t, tr, "firing 0 condemned")
+	tr.Event(event(2*time.Second, "signalled", "1-5"))
+	tr.Tick(at(time.Hour))
+	expect(t, tr, "")
+	tr.Tick(at(time.Hour + time.Second))
+	expect(t, tr, "firing 1 signalled")
+	tr.Event(event(2*time.Hour, "killed", "1-5"))
+	expect(t, tr, "resolved 1 killed")
+	tr.Event(event(2*time.Hour, "signalled", "1-5")) // after a reconciliation events may come late
+	tr.Tick(at(9 * time.Hour))
+	expect(t, tr, "")
+	if tr.Watching() || !tr.Next().IsZero() {
+		t.Error("something is left open")
+	}
+}
+
+func TestFloor(t *testing.T) {
+	tr := NewTracker(plain(30*time.Second, 0), time.Minute, nil, nil)
+	tr.Event(event(0, "late", "1-5"))
+	tr.Event(event(time.Second, "held", "1-5"))
+	if got := tr.Next(); !got.Equal(at(30 * time.Second)) { // from late on
+		t.Errorf("next at %v", got)
+	}
+	tr.Event(event(29*time.Second, "recovered", "1-5"))
+	tr.Event(event(40*time.Second, "late", "1-6"))
+	tr.Event(event(41*time.Second, "condemned", "1-6"))
+	tr.Tick(at(69 * time.Second))
+	expect(t, tr, "")
+	// Its end was read late: what it lasted counts, not when it was read.
+	tr.Event(event(70*time.Second, "killed", "1-6"))
+	expect(t, tr, "firing 0 condemned, resolved 0 killed")
+}
+
+// What an order does is no reason for an alert, and no end of one.
+func TestOrdersAreNoVerdicts(t *testing.T) {
+	tr := NewTracker(plain(0, 0), time.Minute, nil, nil)
+	held := event(1, "held", "1-5")
+	held.Reason = "order"
+	tr.Event(event(0, "late", "1-5"))
+	tr.Event(held)
+	expect(t, tr, "")
+	tr.Event(event(2, "condemned", "1-5"))
+	released := event(3, "released", "1-5")
+	released.Reason = "order"
+	tr.Event(released)
+	expect(t, tr, "firing 0 condemned")
+}
+
+func TestConditions(t *testing.T) {
+	tr := NewTracker(plain(0, 0), time.Minute, nil, nil)
+	for i, e := range []struct{ name, want string }{
+		{"brake-on", "firing 0 brake-on"}, {"brake-on", ""}, {"brake-off", "resolved 0 brake-off"}, {"brake-off", ""},
+		{"table-lost", "firing 0 table-lost"}, {"observing", "firing 0 observing"}, {"table-attached", "resolved 0 table-attached"},
+		{"acting", "resolved 0 acting"}, {"registered", ""}, {"gap", ""}, {"degraded", ""},
+		{"alert-test", "firing 0 alert-test"},
+	} {
+		tr.Event(event(time.Duration(i), e.name, ""))
+		expect(t, tr, e.want)
+	}
+	tr.Tick(at(2 * time.Minute))
+	expect(t, tr, "resolved 0 alert-test")
+
+	e := event(time.Hour, "restore-failed", "")
+	e.Unit, e.Level = "a.service", control.LevelError
+	tr.Event(e)
+	if got := tr.Standing(); len(got) != 1 || got[0].Alert.Severity != "critical" || got[0].Alert.Kind != "restore-failed" {
+		t.Errorf("%+v", got)
+	}
+	e.Name, e.Level = "restored", control.LevelNotice
+	tr.Event(e)
+	expect(t, tr, "firing 0 restore-failed, resolved 0 restored")
+}
+
+func TestLost(t *testing.T) {
+	tr := NewTracker(plain(30*time.Second, 0), time.Minute, nil, nil)
+	tr.Event(event(0, "late", "1-5"))
+	tr.Event(event(1, "condemned", "1-5"))
+	tr.Lost(at(time.Second), "refused")
+	tr.TickLost(at(20 * time.Second))
+	tr.Found(at(21 * time.Second))
+	expect(t, tr, "")
+	tr.Lost(at(22*time.Second), "refused")
+	tr.TickLost(at(time.Minute))
+	expect(t, tr, "firing 0 guard-lost") // and not the other one: perhaps it is over
+	tr.Found(at(2 * time.Minute))
+	expect(t, tr, "resolved 0 guard-found")
+	tr.Tick(at(2 * time.Minute))
+	expect(t, tr, "firing 0 condemned")
+}
+
+func TestReconcile(t *testing.T) {
+	tr := NewTracker(plain(0, 0), time.Minute, nil, nil)
+	for _, e := range []control.Event{event(0, "late", "1-5"), event(1, "condemned", "1-5"), event(2, "condemned", "2-5"), event(3, "brake-on", "")} {
+		tr.Event(e)
+	}
+	tr.Step()
+	tr.Reconcile(at(time.Minute), control.Status{Mode: control.ModeActing, Tables: []control.Table{{State: control.TableMissing}}}, []control.Target{
+		{PID: 2, Episode: "2-5", Verdict: "hung"}, {PID: 3, Episode: "3-1", Verdict: "stopped", State: control.StateHeld, Name: "x"}, {PID: 4},
+	})
+	expect(t, tr, "resolved 0 condemned, firing 0 condemned, resolved 0 brake-on, firing 0 table-lost")
+	tr.Event(event(4, "signalled", "1-5")) // was on its way
+	expect(t, tr, "")
+}
+
+func TestSuperseded(t *testing.T) {
+	tr := NewTracker(plain(0, 0), time.Minute, nil, nil)
+	tr.Event(event(0, "condemned", "1-5"))
+	tr.Event(event(1, "late", "12-6")) // another target
+	expect(t, tr, "firing 0 condemned")
+	tr.Event(event(time.Second, "late", "1-7"))
+	expect(t, tr, "resolved 0 condemned")
+}
+
+func TestClockSetBack(t *testing.T) {
+	tr := NewTracker(plain(time.Minute, 0), time.Minute, nil, nil)
+	tr.Event(event(10*time.Hour, "condemned", "1-5"))
+	tr.Tick(at(time.Hour)) // nine hours back
+	tr.Tick(at(time.Hour + 59*time.Second))
+	expect(t, tr, "")
+	tr.Tick(at(time.Hour + time.Minute))
+	expect(t, tr, "firing 0 condemned")
+	tr.Event(event(2*time.Hour, "killed", "1-5"))
+	if o := tr.Step().Orders; len(o) != 1 || o[0].Alert.EndsAt.Before(o[0].Alert.StartsAt) {
+		t.Errorf("%+v", o)
+	}
+}
+
+func TestBounded(t *testing.T) {
+	tr := NewTracker(plain(0, 0), time.Minute, nil, nil)
+	for i := range 3 * maxOpen {
+		tr.Event(event(time.Duration(i), "condemned", fmt.Sprintf("%d-1", i)))
+	}
+	if n := len(tr.Step().Orders); n != maxOpen || tr.Dropped() != 2*maxOpen {
+		t.Errorf("%d alerts, %d dropped", n, tr.Dropped())
+	}
+	for i := range 3 * maxOpen {
+		tr.Event(event(time.Duration(3*maxOpen+i), "killed", fmt.Sprintf("%d-1", i)))
+	}
+	if tr.Watching() || len(tr.Closed()) > maxClosed {
+		t.Error("what is closed stays")
+	}
+}
+
+// history is one episode of the random ones.
+type history struct {
+	name       string
+	start, end time.Duration // end 0: it stands
+	verdicts   []time.Duration
+}
+
+// TestEpisodes is what has to hold for any course of events: an episode that lasted for its floor, with a verdict, is
+// one alert, notified once, repeated on time, closed once; one that did not is none. So it is over restarts of the
+// tracker at any moment, each of which reads once more what led to nothing.
+func TestEpisodes(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		floor := time.Duration(rapid.IntRange(0, 5).Draw(t, "floor")) * time.Minute
+		repeat := time.Duration(rapid.IntRange(0, 5).Draw(t, "repeat")) * 3 * time.Minute
+		var all []history
+		var events []control.Event
+		for target := range rapid.IntRange(1, 4).Draw(t, "targets") {
+			clock := time.Duration(0)
+			for n := range rapid.IntRange(0, 3).Draw(t, "episodes") {
+				span := func(what string, low, high int) time.Duration {
+					return time.Duration(rapid.IntRange(low, high).Draw(t, what)) * 10 * time.Second
+				}
+				h := history{name: fmt.Sprintf("%d-%d", target+1, n), start: clock + span("pause", 1, 60)}
+				events = append(events, event(h.start, "late", h.name))
+				clock = h.start
+				for range rapid.IntRange(0, 3).Draw(t, "verdicts") {
+					clock += span("then", 0, 30)
+					h.verdicts = append(h.verdicts, clock)
+					events = append(events, event(clock, rapid.SampledFrom([]string{"held", "condemned", "signalled", "waiting"}).Draw(t, "verdict"), h.name))
+				}
+				clock += span("rest", 1, 60)
+				h.end = clock
+				events = append(events, event(clock, rapid.SampledFrom([]string{"recovered", "killed", "exited", "released"}).Draw(t, "end"), h.name))
+				all = append(all, h)
+			}
+		}
+		slices.SortStableFunc(events, func(a, b control.Event) int { return cmp.Compare(a.TimeUsec, b.TimeUsec) })
+
+		run := func(restarts bool) (orders []Order) {
+			tr := NewTracker(plain(floor, repeat), time.Minute, nil, nil)
+			disk := map[string]Open{}
+			var closed []string
+			from := 0 // what was read before is on the disk
+			for i := 0; i < len(events); i++ {
+				tr.Event(events[i])
+				if s := tr.Step(); !s.Empty() {
+					orders = append(orders, s.Orders...)
+					for _, o := range s.Set {
+						disk[o.Key] = o
+					}
+					for _, key := range s.Del {
+						delete(disk, key)
+					}
+					closed, from = slices.Clone(tr.Closed()), i+1
+				}
+				if restarts && rapid.IntRange(0, 5).Draw(t, "crash") == 0 {
+					var open []Open
+					for _, o := range disk {
+						open = append(open, o)
+					}
+					tr = NewTracker(plain(floor, repeat), time.Minute, open, closed)
+					i = from - 1
+					if rapid.Bool().Draw(t, "at once again") {
+						restarts = false
+					}
+				}
+			}
+			return orders
+		}
+		orders := run(false)
+		if diff := gocmp.Diff(orders, run(true)); diff != "" {
+			t.Fatalf("restarts make a difference:\n%s", diff)
+		}
+
+		about := map[string][]Order{}
+		ids := map[string]bool{}
+		for _, o := range orders {
+			key, _, _ := strings.Cut(o.Alert.ID, "@")
+			about[key] = append(about[key], o)
+			if ids[o.ID] {
+				t.Fatalf("%s comes twice", o.ID)
+			}
+			ids[o.ID] = true
+		}
+		for _, h := range all {
+			list := about[h.name]
+			if len(h.verdicts) == 0 || max(h.start+floor, h.verdicts[0]) > h.end {
+				if len(list) > 0 {
+					t.Fatalf("%+v: %+v", h, list)
+				}
+				continue
+			}
+			n := len(list)
+			if n < 2 || list[n-1].Status != Resolved || !list[n-1].Alert.EndsAt.Equal(at(h.end)) {
+				t.Fatalf("%+v: %+v", h, list)
+			}
+			for i, o := range list[:n-1] {
+				if o.Status != Firing || o.Repeat != i || !o.Alert.StartsAt.Equal(at(h.start)) || !o.Alert.EndsAt.IsZero() {
+					t.Fatalf("%+v: %d: %+v", h, i, o)
+				}
+			}
+			if most := 0; repeat > 0 {
+				most = int((h.end - max(h.start+floor, h.verdicts[0])) / repeat)
+				if n-2 > most {
+					t.Fatalf("%+v: %d repeats, at most %d are due", h, n-2, most)
+				}
+			} else if n != 2 {
+				t.Fatalf("%+v: %+v", h, list)
+			}
+		}
+	})
+}

@@ -24,26 +24,41 @@ func (c gapCode) duration() time.Duration {
 	return time.Duration(math.Float32frombits(uint32(c)<<codeBits | 1<<(codeBits-1)))
 }
 
-// gapRing holds the last gaps between the beats of one target, in a cache line.
-type gapRing [gapsRemembered]gapCode
-
 // lastGaps lists the gaps that are remembered of a target, the newest last.
 func (g *Guard) lastGaps(ix int32) []time.Duration {
 	var out []time.Duration
 	n := g.targets[ix].gaps
 	for i := n - min(n, gapsRemembered); i < n; i++ {
-		out = append(out, g.rings[ix][i%gapsRemembered].duration().Round(time.Millisecond))
+		out = append(out, g.targets[ix].ring[i%gapsRemembered].duration().Round(time.Millisecond))
 	}
 	return out
 }
 
-// noteGap takes note of a silence that a beat ended. Counting waits until the ring
-// is full.
-func (g *Guard) noteGap(ix int32, t *target, silent time.Duration) {
-	g.rings[ix][t.gaps%gapsRemembered] = codeOf(silent)
-	if t.gaps++; t.gaps-t.folded == gapsRemembered {
-		g.fold(ix)
+// note takes note of a gap between two beats, inlined into the path of each beat. It
+// is false when the gap is not like those before: then they are folded.
+func (t *target) note(c gapCode) bool {
+	t.ring[t.gaps%gapsRemembered] = c
+	t.gaps++
+	if c != t.alike {
+		return false
 	}
+	t.run++
+	return true
+}
+
+// noteGap takes note of a silence that a beat ended. Most gaps of a program are alike:
+// those that are and follow one another are counted in the target, and all at once for
+// its name when another comes.
+func (g *Guard) noteGap(ix int32, silent time.Duration) {
+	if c := codeOf(silent); !g.targets[ix].note(c) {
+		g.firstOfRun(ix, c)
+	}
+}
+
+// firstOfRun begins to count gaps that are like this one.
+func (g *Guard) firstOfRun(ix int32, c gapCode) {
+	g.fold(ix)
+	g.targets[ix].alike, g.targets[ix].run = c, 1
 }
 
 const (
@@ -113,32 +128,17 @@ func (g *Guard) findHabit(ix int32) {
 	t.habit = at
 }
 
-// fold counts a target's gaps that were not counted for its name yet.
+// fold counts the gaps of a target for its name that were not counted yet. Those of
+// one without a name are not counted.
 func (g *Guard) fold(ix int32) {
 	t := &g.targets[ix]
-	if t.habit < 0 {
-		t.folded = t.gaps - min(t.gaps, gapsRemembered-1) // counted once it has a name, as far as they are kept
-		return
+	if t.habit >= 0 && t.run > 0 {
+		h := &g.habits[t.habit]
+		h.count(t.alike.bucket(), t.run)
+		h.beats += uint64(t.run)
+		h.longest = max(h.longest, t.alike)
 	}
-	// Most gaps of a program are of one length: those that follow one another are
-	// added at once.
-	h := &g.habits[t.habit]
-	ring, longest, last, same := &g.rings[ix], h.longest, -1, uint32(0)
-	h.beats += uint64(t.gaps - t.folded)
-	for ; t.folded != t.gaps; t.folded++ {
-		gap := ring[t.folded%gapsRemembered]
-		longest = max(longest, gap)
-		at := gap.bucket()
-		if at != last && last >= 0 {
-			h.count(last, same)
-			same = 0
-		}
-		last, same = at, same+1
-	}
-	h.longest = longest
-	if last >= 0 {
-		h.count(last, same)
-	}
+	t.run = 0
 }
 
 // count adds gaps to a bucket, which is full at 2^32-1.

@@ -41,7 +41,7 @@ func TestPercentile(t *testing.T) {
 		gaps := rapid.SliceOfN(rapid.Uint32Range(200, 7_000_000), 1, 300).Draw(r, "gaps")
 		for _, ms := range gaps {
 			ix := w.g.byPID[p.pid]
-			w.g.noteGap(ix, &w.g.targets[ix], time.Duration(ms)*time.Millisecond)
+			w.g.noteGap(ix, time.Duration(ms)*time.Millisecond)
 		}
 		a := w.g.Advice()[0]
 		if int(a.Beats) != len(gaps) || (a.Max-time.Duration(maxOf(gaps))*time.Millisecond).Abs() > a.Max/200 {

@@ -84,7 +84,7 @@ func (g *Guard) fallingSilent(ix int32) bool {
 		return false
 	}
 	var longest gapCode
-	for _, gap := range g.rings[ix][:min(t.gaps, gapsRemembered)] {
+	for _, gap := range t.ring[:min(t.gaps, gapsRemembered)] {
 		longest = max(longest, gap)
 	}
 	return silent > longest.duration()*silentPercent/100

@@ -28,7 +28,6 @@ type Guard struct {
 	tables  []*tableState
 	targets []target
 	due     []time.Duration // attention time at which a target wants a look; parallel to targets
-	rings   []gapRing       // its last beats; parallel to targets
 	free    []int32
 	byPID   map[int32]int32
 	byID    map[TargetID]int32

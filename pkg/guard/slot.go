@@ -120,7 +120,9 @@ func (o *Scan) apply(g *Guard) {
 			if s := &tb.slots[i]; s.phase == slotLatched {
 				if t := &g.targets[s.owner]; t.state == Guarded {
 					p.Token = r.Token
-					g.noteGap(s.owner, t, attn-t.since)
+					if silent := attn - t.since; !t.note(codeOf(silent)) {
+						g.firstOfRun(s.owner, codeOf(silent))
+					}
 					t.beat(attn)
 					t.beaten = true
 					if t.limit > 0 {

@@ -228,7 +228,6 @@ func Restore(cfg *config.Config, state []byte) (*Guard, error) {
 	}
 	g.targets = make([]target, all)
 	g.due = make([]time.Duration, all)
-	g.rings = make([]gapRing, all)
 	for ix := range g.due {
 		g.due[ix] = never
 		g.targets[ix].slot, g.targets[ix].habit = -1, -1

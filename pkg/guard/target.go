@@ -90,13 +90,16 @@ type target struct {
 	limit    time.Duration // timeout in force: the rule's or the client's; 0: never late
 	patience time.Duration // limit plus margin
 	gaps     uint32        // between its beats, noted so far
-	folded   uint32        // of these, counted for its name
+	run      uint32        // of these, the last ones, that are alike and not counted for its name
+	alike    gapCode       // what they are
 	state    State
 	soft     bool // the soft look at this silence was asked for
 	softSeen bool // and answered: what is below about it counts
 	gapSpent bool // a gap has restarted this silence already
 	beaten   bool // it has beaten at least once
 	used     bool
+
+	ring [gapsRemembered]gapCode // the last gaps between its beats
 
 	id     TargetID
 	pid    int32
@@ -185,7 +188,6 @@ func (g *Guard) newTarget(id TargetID, pid int32, f Facts) int32 {
 		ix = int32(len(g.targets))
 		g.targets = append(g.targets, target{})
 		g.due = append(g.due, never)
-		g.rings = append(g.rings, gapRing{})
 	}
 	g.targets[ix] = target{id: id, pid: pid, facts: f, used: true, timeout: notLatched, since: g.clock.attn, backoff: retryMin, slot: -1, habit: -1}
 	g.due[ix] = never
@@ -406,7 +408,7 @@ func (t *target) beat(now time.Duration) {
 func (g *Guard) beat(ix int32) {
 	t := &g.targets[ix]
 	silent := t.silence(g.clock.attn)
-	g.noteGap(ix, t, silent)
+	g.noteGap(ix, silent)
 	t.beat(g.clock.attn)
 	t.beaten = true
 	switch t.state {

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -94,26 +95,15 @@ var namesSchema = []field[Names]{
 func patterns[T any](key, comment string, at func(*T) *[]string) field[T] {
 	return field[T]{key: key, expected: patternsExpected, comment: comment,
 		read: func(r *reader, to *T, path string, v *node) {
-			switch {
-			case v.kind != kindArray:
-				r.fault(v, path, v.describe(), patternsExpected)
-				return
-			case len(v.elems) > maxPatterns:
-				r.fault(v, path, fmt.Sprintf("has %d patterns", len(v.elems)), fmt.Sprintf("at most %d", maxPatterns))
-				return
-			}
-			var list []string
-			for i, e := range v.elems {
-				var one string
-				where := fmt.Sprintf("%s[%d]", path, i)
-				if e.kind == kindString && e.text == "" { // it would match everything
-					r.fault(e, where, "is empty", patternsExpected)
-					continue
+			readStrings(r, at(to), path, v, patternsExpected, maxPatterns, func(text string) error {
+				if text == "" {
+					return errors.New("is empty") // it would match everything
 				}
-				readPattern(r, &one, where, e, patternsExpected)
-				list = append(list, one)
-			}
-			*at(to) = list
+				if err := CheckGlob(text); err != nil {
+					return fmt.Errorf("is no pattern: %w", err)
+				}
+				return nil
+			})
 		},
 		text: func(from *T) string { return stringsText(*at(from)) },
 	}

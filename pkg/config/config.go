@@ -105,6 +105,7 @@ type Rule struct {
 	Restart Restart
 	Verdict Responses // RespondDefault: as Config.Verdict says
 	Ladder  RuleLadder
+	Watch   Watch
 }
 
 // RuleLadder replaces parts of Config.Ladder; what is nil is as it says there.

@@ -41,7 +41,7 @@ func TestFaults(t *testing.T) {
 		{"unknown table", "[native]\nenabled = true", `f:1:2: native: unknown table (expected one of interval, runtime_dir, log, cpactive, control, protect, verdict, pressure, ladder, brake, rule, names)`},
 		{"protect as value", "protect = ['sshd']", `f:1:11: protect: is an array (expected a table with names, units)`},
 		{"protect a name", "protect.names = 'sshd'", `f:1:17: protect.names: is the string "sshd" (expected patterns such as [ "db*", "sshd" ], none of them empty)`},
-		{"protect all by nothing", "[protect]\nunits = ['a', '']", `f:2:15: protect.units[1]: is empty (expected patterns such as [ "db*", "sshd" ], none of them empty)`},
+		{"protect all by nothing", "[protect]\nunits = ['a', '']", `f:2:15: protect.units[1]: "" is empty (expected patterns such as [ "db*", "sshd" ], none of them empty)`},
 		{"protect patterns", "[protect]\nunits = [ 1, '[' ]", `f:2:11: protect.units[0]: is the integer 1 (expected patterns such as [ "db*", "sshd" ], none of them empty)
 f:2:14: protect.units[1]: "[" is no pattern: unfinished [ or \ (expected patterns such as [ "db*", "sshd" ], none of them empty)`},
 		{"names of nobody", "[[names]]\nallow = []", `f:1:3: names[0].user: is missing (expected a pattern for the name of a user such as "idc", or a uid such as "1000")`},
@@ -49,6 +49,15 @@ f:2:14: protect.units[1]: "[" is no pattern: unfinished [ or \ (expected pattern
 		{"names without any", "[[names]]\nuser = 'a'", `f:1:3: names[0].allow: is missing (expected patterns such as [ "db*", "sshd" ], none of them empty)`},
 		{"names of a big uid", "[[names]]\nuser = '4294967296'\nallow = ['a']", `f:2:8: names[0].user: "4294967296" is no uid (expected a pattern for the name of a user such as "idc", or a uid such as "1000")`},
 		{"names as value", "names = 'a'", `f:1:9: names: is the string "a" (expected [[names]])`},
+		{"watch without files", "[[rule]]\nwatch = { settle = '3s' }", `f:2:9: rule[0].watch.files: is missing (expected paths such as [ "/etc/ftp/*.conf" ], with *, ? and [a-z] in their last part only)`},
+		{"watch of odd paths", "[[rule]]\nwatch.files = ['a', '/a/', '/*/a', '/a/[']", `f:2:16: rule[0].watch.files[0]: "a" is no absolute path (expected paths such as [ "/etc/ftp/*.conf" ], with *, ? and [a-z] in their last part only)
+f:2:21: rule[0].watch.files[1]: "/a/" is not the plain path of a file (expected paths such as [ "/etc/ftp/*.conf" ], with *, ? and [a-z] in their last part only)
+f:2:28: rule[0].watch.files[2]: "/*/a" has a pattern before its last part (expected paths such as [ "/etc/ftp/*.conf" ], with *, ? and [a-z] in their last part only)
+f:2:36: rule[0].watch.files[3]: "/a/[" unfinished [ or \ (expected paths such as [ "/etc/ftp/*.conf" ], with *, ? and [a-z] in their last part only)`},
+		{"watch with a check", "[[rule]]\nwatch = { files = ['/a'], check = ['ftpd', '-t'] }", `f:2:35: rule[0].watch.check: has no absolute path in front (expected a command such as [ "/usr/sbin/ftpd", "--check" ], its path absolute)`},
+		{"watch that settles at once", "[[rule]]\nwatch = { files = ['/a'], settle = '1ms', action = 'stop', blame = 5 }", `f:2:36: rule[0].watch.settle: "1ms" is out of range (expected a duration such as "1s", 100ms to 10m)
+f:2:52: rule[0].watch.action: "stop" is not known (expected "reload" or "restart")
+f:2:68: rule[0].watch.blame: is the integer 5 (expected a duration such as "5s", 1s to 1h)`},
 		{"unknown nested key", "[log]\n colour = true", `f:2:2: log.colour: unknown key (expected one of level, format, file)`},
 		{"unknown key of the ladder", "[ladder]\nscopes = 'process'", `f:2:1: ladder.scopes: unknown key (expected one of steps, scope, shared, dump_wait, max_concurrent)`},
 		{"scope", "[ladder]\nscope = 'unit'", `f:2:9: ladder.scope: "unit" is not known (expected "process" or "cgroup")`},
@@ -433,6 +442,17 @@ func anyConfig(t *rapid.T) Config {
 		}
 		r.Ladder.Scope = rapid.Ptr(scope, true).Draw(t, "scope")
 		r.Ladder.Shared = rapid.Ptr(rapid.Bool(), true).Draw(t, "shared")
+		if rapid.Bool().Draw(t, "has watch") {
+			r.Watch = Watch{
+				Files:  rapid.SliceOfN(rapid.StringMatching(`/[a-z ä"']{1,5}/[a-z*?]{1,5}`), 1, 4).Draw(t, "files"),
+				Settle: between(minSettle, maxSettle, "settle"),
+				Action: rapid.SampledFrom([]WatchAction{WatchReload, WatchRestart}).Draw(t, "watch action"),
+				Blame:  between(time.Second, time.Hour, "blame"),
+			}
+			if rapid.Bool().Draw(t, "has check") {
+				r.Watch.Check = append([]string{path.Draw(t, "command")}, rapid.SliceOfN(rapid.StringMatching(`[ -~]{0,6}`), 0, 3).Draw(t, "arguments")...)
+			}
+		}
 		c.Rules = append(c.Rules, r)
 	}
 	some := rapid.StringMatching(`[a-z*?"' ]{1,8}`)
@@ -603,6 +623,8 @@ func FuzzLoad(f *testing.F) {
 		"[verdict]\nhung = 'report'\nfrozen = 'ladder'\n[pressure]\ncpu = '99.9%'\nio = '.5%'\n",
 		"[ladder]\nscope = 'cgroup'\nshared = true\ndump_wait = '0'\n",
 		"[[rule]]\nverdict = { blocked = 'ladder' }\nladder = { steps = [ { signal = 'SIGABRT', wait = '1s' } ], scope = 'cgroup', shared = true }\n",
+		"[[rule]]\nwatch = { files = ['/etc/x/*.conf', '/etc/y'], settle = '1m', check = ['/bin/x', ''], action = 'restart', blame = '1h' }\n",
+		"[protect]\nnames = ['a*']\nunits = []\n[[names]]\nuser = '1000'\nallow = ['b']\n",
 		"[[rule]]\n[rule.ladder]\n[[rule.ladder.steps]]\nsignal = 'SIGKILL'\n[rule.verdict]\n",
 	} {
 		f.Add([]byte(text))

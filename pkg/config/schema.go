@@ -246,6 +246,7 @@ var ruleSchema = []field[Rule]{
 			},
 		},
 	),
+	watchField(),
 }
 
 const (
@@ -592,6 +593,10 @@ func readRules(r *reader, c *Config, path string, v *node) {
 		r.fault(v, path, v.describe(), "[[rule]]")
 		return
 	}
+	watches := 0
+	for i := range c.Rules {
+		watches += min(len(c.Rules[i].Watch.Files), 1)
+	}
 	for _, e := range v.elems {
 		at := fmt.Sprintf("%s[%d]", path, len(c.Rules))
 		if len(c.Rules) == maxRules {
@@ -603,6 +608,11 @@ func readRules(r *reader, c *Config, path string, v *node) {
 			r.fault(e, at, e.describe(), "[[rule]]")
 		} else {
 			readTable(r, &rule, at, e, ruleSchema)
+		}
+		if len(rule.Watch.Files) > 0 {
+			if watches++; watches > maxWatches {
+				r.fault(e, at+".watch", "is one watch too many", fmt.Sprintf("at most %d", maxWatches))
+			}
 		}
 		c.Rules = append(c.Rules, rule)
 	}

@@ -29,6 +29,7 @@ func (d *Daemon) act(decision guard.Decision) {
 	switch x := decision.(type) {
 	case *guard.Event:
 		d.report(x)
+		d.watches.saw(x)
 	case guard.ReadAgain:
 		if a := d.tables.find(x.Table); a != nil {
 			d.see(&guard.Reread{Target: x.Target, Table: x.Table, Slot: x.Slot, Record: a.seg.Load(int(x.Slot))})

@@ -44,6 +44,7 @@ type Daemon struct {
 	reader   *process.Reader
 	pool     *escalate.Pool
 	restorer *restorer
+	watches  *watches
 	notify   *systemd.Notifier
 	server   *control.Server
 	lock     table.ActorLock
@@ -161,6 +162,7 @@ func start(opts Options) (*Daemon, error) {
 	d.reader = process.NewReader(func(a process.ConsentAnswer) { d.mail.leave(func() { d.consentAnswer(a) }) })
 	d.pool = escalate.New(cfg.Ladder.MaxConcurrent, d.ladderOutcome)
 	d.restorer = newRestorer(d.post)
+	d.watches = newWatches(d)
 	return d, nil
 }
 
@@ -222,6 +224,7 @@ func (d *Daemon) run(ctx context.Context) error {
 	d.greet()
 	d.openRegistry()
 	d.side(func() { d.restorer.run(sideCtx) })
+	d.watches.set(d.cfg.Rules)
 	var err error
 	if d.server, err = d.listen(); err != nil {
 		d.noSocket(err)
@@ -252,6 +255,7 @@ func (d *Daemon) run(ctx context.Context) error {
 	}()
 	err = <-failed
 	close(d.stopped)
+	d.watches.stop()
 	d.notify.Stopping()
 	d.say(evStopping, guard.LevelInfo, "", "checkprocd stops: nothing is guarded until it runs again; the table, its clients and the registry stay")
 	d.ring.close()

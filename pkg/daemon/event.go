@@ -13,7 +13,13 @@ const (
 	evDegraded       guard.EventName = "degraded"
 	evReloaded       guard.EventName = "reloaded"
 	evConfigRejected guard.EventName = "config-rejected"
-	evAlertTest      guard.EventName = "alert-test"
+
+	// Of the configuration of a guarded program.
+	evConfigChanged     guard.EventName = "config-changed"
+	evConfigApplied     guard.EventName = "config-applied"
+	evConfigCheckFailed guard.EventName = "config-check-failed"
+	evConfigBlamed      guard.EventName = "config-blamed"
+	evAlertTest         guard.EventName = "alert-test"
 )
 
 // messageIDs are the stable MESSAGE_IDs of the events, made once at random;
@@ -61,6 +67,10 @@ var messageIDs = map[guard.EventName]string{
 	guard.EvObserving:     "26254f0d6b3e5675d6d46b8dfd98c90c",
 	evReloaded:            "7564c1808f43202a48cd000bcdf2622b",
 	evConfigRejected:      "c084dbe0efe8cce1d66f7ee9eaffceff",
+	evConfigChanged:       "ff66f2f93d7499fe1b0370edcf0a8619",
+	evConfigApplied:       "69caa11271b06730e80f48fc0f10f570",
+	evConfigCheckFailed:   "1dd1ab12dec1ea863b9e4262aee9a0e8",
+	evConfigBlamed:        "f0197c5951aeb6d3af443171a261f0c6",
 	evAlertTest:           "589a0d5c5e3b74140b9355a4395f3e3f",
 }
 

@@ -40,23 +40,6 @@ type looker struct {
 	seen     map[string]known
 }
 
-// Check says what is wrong with a pattern: it is an absolute path whose last part may have *, ? and [a-z].
-func Check(pattern string) error {
-	dir, last := filepath.Split(pattern)
-	switch {
-	case !filepath.IsAbs(pattern):
-		return errors.New("it is no absolute path")
-	case filepath.Clean(pattern) != pattern || last == "":
-		return errors.New("it is not the plain path of a file")
-	case strings.ContainsAny(dir, `*?[\`):
-		return errors.New("only its last part may have *, ? and [")
-	}
-	if _, err := filepath.Match(last, ""); err != nil {
-		return errors.New("unfinished [ or \\")
-	}
-	return nil
-}
-
 // isPattern says whether the last part of a path stands for several.
 func isPattern(path string) bool { return strings.ContainsAny(filepath.Base(path), `*?[\`) }
 

@@ -39,9 +39,6 @@ func start(t *testing.T, inotify bool, dir string, patterns ...string) *rig {
 	spec := Spec{Settle: settle}
 	for _, p := range patterns {
 		spec.Files = append(spec.Files, r.path(p))
-		if err := Check(r.path(p)); err != nil {
-			t.Fatal(err)
-		}
 	}
 	w := &Watcher{begin: time.Now()}
 	if inotify {
@@ -374,23 +371,6 @@ func TestBusyDirectory(t *testing.T) {
 	r.await(1)
 	close(stop)
 	all.Wait()
-}
-
-func TestCheck(t *testing.T) {
-	for pattern, want := range map[string]string{
-		"/etc/x/a.conf": "", "/etc/x/*.conf": "", "/etc/x/[a-c]?.conf": "",
-		"etc/a": "it is no absolute path", "": "it is no absolute path",
-		"/etc/": "it is not the plain path of a file", "/etc/../a": "it is not the plain path of a file", "/": "it is not the plain path of a file",
-		"/etc/*/a": "only its last part may have *, ? and [", "/etc/[": "unfinished [ or \\",
-	} {
-		got := ""
-		if err := Check(pattern); err != nil {
-			got = err.Error()
-		}
-		if got != want {
-			t.Errorf("%q: %q, want %q", pattern, got, want)
-		}
-	}
 }
 
 // TestBounds: links in a circle, a file that is too big, more files than are looked at.

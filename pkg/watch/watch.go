@@ -18,7 +18,7 @@ const (
 
 // Spec names files.
 type Spec struct {
-	Files  []string      // patterns; see Check
+	Files  []string      // absolute, clean paths; their last parts may be patterns (path.Match)
 	Settle time.Duration // how long their content has to stay as it is
 }
 

@@ -259,7 +259,7 @@ func (g *Guard) stalled(missed, counted time.Duration) {
 		case gap && !t.gapSpent:
 			t.given += attn - t.since
 			// What the soft look saw is of before: there will be another.
-			t.since, t.gapSpent, t.soft, t.softSeen = attn, true, false, false
+			t.since, t.gapSpent, t.soft, t.softSeen, t.prepared = attn, true, false, false, false
 			again++
 		case t.given < t.limit:
 			t.given += counted

@@ -30,6 +30,12 @@ func (g *Guard) wake(ix int32) {
 			g.decide(LookAt{t.id})
 			return
 		}
+		if t.state == Guarded && !t.prepared && t.limit > 0 && attn < t.since+t.patience {
+			t.prepared = true
+			g.due[ix] = t.nextLook()
+			g.askEvidence(ix)
+			return
+		}
 		if attn < g.judgeFrom && t.given < t.limit { // just after a gap
 			g.due[ix] = g.judgeFrom
 			return
@@ -138,9 +144,20 @@ func (g *Guard) becomeLate(ix int32) {
 func (g *Guard) gather(ix int32) {
 	t := &g.targets[ix]
 	t.state, t.gathered, t.rereads = Late, g.clock.attn, 0
-	t.awaitLook, t.awaitAsk, t.awaitProof = false, true, true
-	t.look, t.proof = Looked{}, nil
+	t.look, t.awaitLook = Looked{}, false
 	g.due[ix] = g.clock.attn + lookWait
+	if !t.prepared {
+		g.askEvidence(ix)
+	}
+	t.prepared = false // for the next time
+	if !t.awaitAsk && !t.awaitProof {
+		g.lastLook(ix)
+	}
+}
+
+func (g *Guard) askEvidence(ix int32) {
+	t := &g.targets[ix]
+	t.awaitAsk, t.awaitProof, t.proof = true, true, nil
 	g.examine(ix)
 	g.ask(ix)
 }

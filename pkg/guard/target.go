@@ -71,8 +71,11 @@ const (
 	// this the consent of old stands, and what evidence there is has to do. A
 	// state that cannot be read is asked for again each lookAgain; without one
 	// nobody is ended.
-	lookWait  = 10 * time.Second
-	lookAgain = time.Second
+	lookWait = 10 * time.Second
+	// prepareLead: the evidence is asked for so long before the deadline. It takes 50
+	// ms, and a hang is to be acted on within one interval.
+	prepareLead = 200 * time.Millisecond
+	lookAgain   = time.Second
 	// notLatched stands for the timeout of a target before its first record is
 	// latched.
 	notLatched = -1
@@ -95,6 +98,7 @@ type target struct {
 	state    State
 	soft     bool // the soft look at this silence was asked for
 	softSeen bool // and answered: what is below about it counts
+	prepared bool // its evidence was asked for before its deadline
 	gapSpent bool // a gap has restarted this silence already
 	beaten   bool // it has beaten at least once
 	used     bool
@@ -321,7 +325,7 @@ func (g *Guard) findFirst(ix int32) {
 
 // dropQuestions forgets what was asked for a verdict: it is not needed any more.
 func (t *target) dropQuestions() {
-	t.awaitLook, t.awaitAsk, t.awaitProof, t.let = false, false, false, false
+	t.awaitLook, t.awaitAsk, t.awaitProof, t.prepared, t.let = false, false, false, false, false
 }
 
 // eachRecord calls f for each record of a target.
@@ -393,15 +397,18 @@ func (g *Guard) settleState(ix int32) {
 // nextLook is when a silence wants a look: softly at half of what it may last,
 // and at its end.
 func (t *target) nextLook() time.Duration {
-	if !t.soft {
+	switch {
+	case !t.soft:
 		return t.since + t.patience/2
+	case !t.prepared && t.consent == ConsentProven:
+		return t.since + t.patience - prepareLead
 	}
 	return t.since + t.patience
 }
 
 // beat begins a new silence.
 func (t *target) beat(now time.Duration) {
-	t.since, t.given, t.gapSpent, t.soft, t.softSeen, t.untraced = now, 0, false, false, false, false
+	t.since, t.given, t.gapSpent, t.soft, t.softSeen, t.prepared, t.untraced = now, 0, false, false, false, false, false
 }
 
 // beat takes in that a record of a target moved.
@@ -614,7 +621,7 @@ func (o Consented) apply(g *Guard) {
 		return
 	case t.awaitAsk:
 		t.awaitAsk = false
-		if !t.awaitProof {
+		if t.state == Late && !t.awaitProof {
 			g.lastLook(ix)
 		}
 		return

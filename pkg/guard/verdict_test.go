@@ -360,3 +360,30 @@ func TestObserved(t *testing.T) {
 		t.Errorf("%+v", c)
 	}
 }
+
+// TestEvidenceIsPrepared: evidence that takes 150 ms delays nobody's end, and is not
+// asked for while there are beats.
+func TestEvidenceIsPrepared(t *testing.T) {
+	for _, stall := range []time.Duration{0, 700 * ms} { // just when it has been asked for
+		w := newWorld(t)
+		w.cfg.Interval = 100 * ms
+		w.askDelay, w.proofDelay = 100*ms, 150*ms
+		p := w.client(110, "c", 10, 9*sec)
+		w.run(100 * sec)
+		if w.asks != 1 {
+			t.Errorf("asked %d times", w.asks)
+		}
+		p.hang()
+		w.run(p.lastBeat + 11*sec - prepareLead + 150*ms - w.now)
+		allowed := 11*sec + w.cfg.Interval
+		if stall > 0 { // it is given back, and then asked for anew
+			w.stall(stall)
+			allowed += 2*stall + 500*ms
+		}
+		w.run(3 * sec)
+		e := w.find(EvCondemned, 110)
+		if len(e) != 1 || e[0].at-p.lastBeat > allowed || e[0].Verdict != "hung" || strings.Contains(e[0].Message, "no more evidence") {
+			t.Errorf("%v\n%s", e, w)
+		}
+	}
+}

@@ -252,6 +252,10 @@ func (g *Guard) stalled(missed, counted time.Duration) {
 		}
 		switch t.state {
 		case Watched, Guarded, Rereading, Late:
+		case Ladder:
+			if !t.beatsAgain() { // or a new silence began, and its worker will say so
+				continue
+			}
 		default:
 			continue
 		}
@@ -261,7 +265,7 @@ func (g *Guard) stalled(missed, counted time.Duration) {
 			// What the soft look saw is of before: there will be another.
 			t.since, t.gapSpent, t.soft, t.softSeen, t.prepared = attn, true, false, false, false
 			again++
-		case t.given < t.limit:
+		case t.given < t.limit, t.limit <= 0: // in the latter case it is not known yet, or a rule may give it one
 			t.given += counted
 			t.since += counted
 			kept++

@@ -42,6 +42,9 @@ func (g *Guard) wake(ix int32) {
 		}
 		if t.limit <= 0 || t.since+t.patience > attn { // a longer timeout was taken
 			g.settleState(ix)
+			if g.due[ix] <= attn { // its soft look is due already
+				g.wake(ix)
+			}
 			return
 		}
 		// A record that is forming, or was not seen before its process proved
@@ -596,6 +599,10 @@ func (o LadderReport) apply(g *Guard) {
 		// order to stop, and all that may follow begins anew; or it goes on for
 		// the target alone.
 		switch {
+		case t.cancelled && t.beatsAgain() && t.killedBy != sigkill:
+			t.cancelled = false
+			g.brake.heldBeat = true
+			g.offLadderWell(ix)
 		case t.narrowed && !t.cancelled && g.acting:
 			g.resumeLadder(ix)
 		case t.cancelled:

@@ -210,9 +210,10 @@ func (g *Guard) beginForming(tb *tableState, i int32) {
 func (g *Guard) identify(tb *tableState, i int32) {
 	s, pid := &tb.slots[i], tb.prev[i].PID
 	if ix, ok := g.byPID[pid]; ok {
+		still := s.confirm // for long: it says nothing about who has the number now
 		s.phase, s.agreed, s.owner, s.confirm = slotForming, tb.scans, ix, false
 		g.listWaiting(tb, i)
-		g.attach(ix, tb, i)
+		g.attach(ix, tb, i, !still)
 		return
 	}
 	s.asked = true
@@ -334,6 +335,8 @@ func (g *Guard) afterScan(tb *tableState) {
 // waiting advances one record that waits and says whether it still does.
 func (g *Guard) waiting(tb *tableState, i int32) bool {
 	s, r := &tb.slots[i], &tb.prev[i]
+	// A process that was opened for another record is judged by all that it has.
+	_, open := g.byPID[r.PID]
 	switch s.phase {
 	case slotForming:
 		if tb.scans <= s.agreed {
@@ -350,13 +353,13 @@ func (g *Guard) waiting(tb *tableState, i int32) bool {
 		return s.phase == slotOrphan // its process ended, and had not joined
 	case slotOrphan:
 		still := max(time.Duration(r.Timeout)*time.Second, orphanMin)
-		if g.acting && !s.asked && g.clock.attn-s.since >= still {
+		if !s.asked && (open || g.acting && g.clock.attn-s.since >= still) {
 			s.confirm = true
 			g.identify(tb, i)
 		}
 		return true
 	case slotRetry, slotRefused:
-		if !s.asked && g.clock.attn >= s.since {
+		if !s.asked && (open || g.clock.attn >= s.since) {
 			g.identify(tb, i)
 		}
 		return true
@@ -405,6 +408,12 @@ func (g *Guard) latch(tb *tableState, i int32) {
 	t.lengthen(r.Timeout)
 	g.setPatience(s.owner)
 	g.announce(s.owner)
+	if t.latched > 1 && t.known {
+		e := g.about(s.owner, EvChanged, LevelNotice, "several records")
+		e.Table, e.Slot = tb.id, i
+		e.Message = fmt.Sprintf("%s has %d records: one target, any beat counts, the longest timeout holds", t.describe(), t.latched)
+		g.emit(e)
+	}
 	if t.limit <= 0 && t.latched == 1 {
 		e := g.about(s.owner, EvIgnored, LevelWarning, "timeout <= 0")
 		e.Message = fmt.Sprintf("%s registered with timeout %ds: never acted on, its exit is watched", who(e.PID, e.Process), r.Timeout)

@@ -247,8 +247,9 @@ func (g *Guard) forgetFormer(ix int32) {
 	}
 }
 
-// attach takes in that a record names a target.
-func (g *Guard) attach(ix int32, tb *tableState, i int32) {
+// attach takes in that a record names a target; beat: and that this is a sign of
+// life.
+func (g *Guard) attach(ix int32, tb *tableState, i int32, beat bool) {
 	t := &g.targets[ix]
 	t.slots++
 	if t.slots == 1 {
@@ -260,16 +261,10 @@ func (g *Guard) attach(ix int32, tb *tableState, i int32) {
 		t.beat(g.clock.attn)
 		t.awaitAsk = false
 		g.settleState(ix)
-	case Ended, Ladder, Unkillable:
+	case Ended:
 	default:
-		if t.slots > 1 {
+		if beat && (t.slots > 1 || t.state == Ladder || t.state == Unkillable) {
 			g.beat(ix) // as above: who registers runs
-		}
-		if t.slots > 1 && t.known {
-			e := g.about(ix, EvChanged, LevelNotice, "several records")
-			e.Table, e.Slot = tb.id, i
-			e.Message = fmt.Sprintf("%s has %d records: one target, any beat counts, the longest timeout holds", t.describe(), t.slots)
-			g.emit(e)
 		}
 	}
 }
@@ -440,9 +435,15 @@ func (g *Guard) beat(ix int32) {
 		if t.killedBy != sigkill { // which nobody survives: not its own beat
 			g.recovered(ix, silent)
 		}
+	case Ladder:
+		// Its worker reads the records that it had when it was condemned before
+		// each signal; this may be another.
+		if t.inLadder && !t.cancelled && t.killedBy != sigkill {
+			t.cancelled = true
+			g.decide(CancelLadder{t.id})
+		}
 	}
-	// Ladder: its worker reads the record before each signal and says what it
-	// found; Wiped and later have no record.
+	// Wiped and later have no record.
 }
 
 // recovered ends an episode well.
@@ -528,7 +529,7 @@ func (o Identified) apply(g *Guard) {
 		case SightVerified:
 			s.owner, s.phase, s.agreed = ix, slotForming, tb.scans
 			g.listWaiting(tb, ref.slot)
-			g.attach(ix, tb, ref.slot)
+			g.attach(ix, tb, ref.slot, true)
 		case SightGone:
 			g.orphanFound(tb, ref.slot)
 		case SightRefused:
@@ -566,7 +567,7 @@ func (o Identified) apply(g *Guard) {
 // ask asks for the consent of a target.
 func (g *Guard) ask(ix int32) {
 	t := &g.targets[ix]
-	if t.asking {
+	if t.asking || t.opening { // in the latter case it is asked once it is open
 		return
 	}
 	t.asking = true

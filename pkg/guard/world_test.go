@@ -60,6 +60,8 @@ type world struct {
 	stillToo   bool          // rules say that those who stand still are ended as well
 	noInodes   bool          // a kernel without unique inodes of pidfds
 	restoreRes []RestoreDone // answers to RestoreUnit, in turn
+	exitDelay  time.Duration // until an exit notice comes; negative: never
+	sim        *sim          // what watches this world instead of the checks below; nil: nothing
 
 	// What was seen.
 	events  []logged
@@ -127,6 +129,7 @@ type proc struct {
 	pending bool // it got one
 
 	timeout time.Duration // the longest that it registered with, for the world's checks
+	past    past          // for those of a simulation
 }
 
 // Answers of a process to SIGTERM.
@@ -234,8 +237,8 @@ func (p *proc) exit(clean bool) {
 	w := p.w
 	w.running = slices.DeleteFunc(w.running, func(o *proc) bool { return o == p })
 	for id, held := range w.held {
-		if held == p {
-			w.post(0, Exited{Target: id, Status: "exit"})
+		if held == p && w.exitDelay >= 0 {
+			w.post(w.exitDelay, Exited{Target: id, Status: "exit"})
 		}
 	}
 }
@@ -250,6 +253,8 @@ func (p *proc) signal(sig unix.Signal) {
 	w := p.w
 	w.signals = append(w.signals, sent{w.now, p.pid, sig})
 	switch {
+	case w.sim != nil:
+		w.sim.signalled(p)
 	case p.consent != ConsentProven:
 		w.t.Errorf("%v: %v to %d, which has not joined the table", w.now, sig, p.pid)
 	case w.now-p.lastBeat <= p.timeout:
@@ -360,9 +365,14 @@ func (w *world) nextWake() time.Duration {
 
 // restart kills the daemon; the next wake is a new one's.
 func (w *world) restart() {
-	w.restarts++
 	w.state = w.g.Save(w.state[:0])
-	g, err := Restore(w.cfg, w.state)
+	w.restartFrom(w.state)
+}
+
+// restartFrom is a restart of which the last word to the registry was state.
+func (w *world) restartFrom(state []byte) {
+	w.restarts++
+	g, err := Restore(w.cfg, state)
 	if err != nil {
 		w.t.Fatalf("%v: %v", w.now, err)
 	}
@@ -386,6 +396,7 @@ func (w *world) wake() {
 	if w.restartAt != nil && w.begun && w.restartAt(w.wakes) {
 		w.restart()
 	}
+	w.sim.waking()
 	var obs []Observation
 	if w.fresh {
 		obs = append(obs, Acting{Acts: w.acts, Reason: "told so"})
@@ -438,6 +449,7 @@ func (w *world) wake() {
 	if next := w.g.Next(); next <= w.now && !w.g.ScanDue(w.now) {
 		w.t.Fatalf("%v: the guard wants to be woken at once, again", next)
 	}
+	w.sim.woken()
 }
 
 const debugWorld = false
@@ -447,6 +459,7 @@ func (w *world) do(d Decision) Observation {
 	if debugWorld {
 		w.t.Logf("%v ▶ %T%+v", w.now, d, d)
 	}
+	w.sim.decided(d)
 	switch d := d.(type) {
 	case *Event:
 		w.events = append(w.events, logged{w.now, d})
@@ -499,8 +512,10 @@ func (w *world) do(d Decision) Observation {
 		w.ladders = append(w.ladders, &ladder{BeginLadder: d, w: w, p: w.held[d.Target], step: d.From, next: w.now})
 		w.walk()
 	case CancelLadder:
-		w.ladders = slices.DeleteFunc(w.ladders, func(l *ladder) bool { return l.Target == d.Target })
-		w.post(0, LadderReport{Target: d.Target, Kind: LadderCancelled})
+		if i := slices.IndexFunc(w.ladders, func(l *ladder) bool { return l.Target == d.Target }); i >= 0 {
+			w.ladders = slices.Delete(w.ladders, i, i+1)
+			w.post(w.wordDelay, LadderReport{Target: d.Target, Kind: LadderCancelled})
+		}
 	case CheckReaped:
 		p := w.held[d.Target]
 		return Reaped{Target: d.Target, Zombie: p != nil && w.procs[p.pid] == p, Parent: 2, ParentComm: "procctl"}
@@ -559,13 +574,14 @@ func (w *world) identify(d Identify) Observation {
 }
 
 func (w *world) clear(d Clear) Observation {
-	if w.readOnly {
-		return ClearDone{Table: d.Table, Slot: d.Slot, PID: d.PID, Denied: true}
-	}
 	w.clears++
 	o := ClearDone{Table: d.Table, Slot: d.Slot, PID: d.PID}
 	if p := w.procs[d.PID]; p != nil && p.alive {
 		o.Reused = true
+		return o
+	}
+	if w.readOnly {
+		o.Denied = true
 		return o
 	}
 	for _, tb := range w.tables {
@@ -579,11 +595,12 @@ func (w *world) clear(d Clear) Observation {
 // ladder is one ladder of the fake pool.
 type ladder struct {
 	BeginLadder
-	w    *world
-	p    *proc
-	step int
-	next time.Duration // when it goes on
-	took bool          // the first look was taken
+	w      *world
+	p      *proc
+	step   int
+	next   time.Duration // when it goes on
+	took   bool          // the first look was taken
+	dumped time.Duration // for which it waited for a core dump
 }
 
 // walk lets all ladders go on whose time has come.
@@ -608,7 +625,7 @@ func (l *ladder) go1() (over bool) {
 			r.Signal = unix.SignalName(l.Steps[step].Signal)
 		}
 		delay := w.wordDelay
-		if kind == LadderSignalled {
+		if kind == LadderSignalled || kind == LadderDumping {
 			delay = 0
 		}
 		w.post(delay, r)
@@ -620,6 +637,13 @@ func (l *ladder) go1() (over bool) {
 	if !l.took && l.Sent {
 		l.took, l.next = true, w.now+max(l.Steps[l.step].Wait-l.Waited, 0)
 		l.step++
+		return false
+	}
+	if l.took && l.p.look.Dumping && l.dumped < l.DumpWait {
+		if l.dumped == 0 {
+			report(LadderDumping, l.step-1, "")
+		}
+		l.dumped, l.next = l.dumped+sec, w.now+sec
 		return false
 	}
 	l.took = true

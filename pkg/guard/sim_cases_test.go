@@ -1,0 +1,49 @@
+package guard
+
+import "testing"
+
+// TestOrphanOfTheOpened has a record that was nobody's when its process is opened
+// for another, with a shorter timeout: it is judged by both.
+func TestOrphanOfTheOpened(t *testing.T) {
+	w := newWorld(t)
+	w.tb().records[10] = record(110, "c", 30, 1)
+	w.run(5 * sec) // an orphan
+	p := w.start(110).join(11, "c", 2)
+	p.slot, p.timeout = 10, 30*sec
+	w.run(20 * sec)
+	w.none(EvLate)
+	w.run(20 * sec)
+	if e := w.find(EvLate, 110); len(e) != 1 || e[0].Timeout != 30*sec {
+		t.Error(w)
+	}
+}
+
+// TestSimCases runs schedules that found something, as small as shrinking made
+// them.
+func TestSimCases(t *testing.T) {
+	cases := map[string]string{
+		"what was not witnessed of a forming record counts":   "0s start 0 0 0; 1s pause 6 0 0",
+		"nor while no timeout is in force":                    "0s start 0 46506 0; 0s reuse 0 12749 0; 0s reload 8 0 0; 0s forge 0 0 38; 9s late-ticks 6 0 0; 2s reload 0 0 0",
+		"registers anew on the ladder":                        "0s start 0 226 0; 10s rejoin 0 0 0",
+		"is wiped and registers anew on the ladder":           "0s start 0 0 0; 0s unsettled 0 156 0; 11s wipe 0 0 0; 0s rejoin 0 0 0",
+		"late wakes on the ladder, after a beat":              "0s start 0 34188 0; 4s late-ticks 7 0 0; 4s remove-table 0 0 0",
+		"asked for consent before it was opened":              "0s start 0 0 148; 1s not-open 0 0 0; 0s restart 0 0 0; 1s rejoin 0 0 0",
+		"a forged record is opened before its own":            "0s start 0 115 0; 0s not-open 0 0 0; 4s forge 0 0 0; 2s new-table 0 0 0",
+		"an old record is found, and taken for a beat":        "0s start 0 0 20; 1s reuse 0 41252 0",
+		"its soft look is past when a longer timeout is read": "0s start 0 5720 0; 0s mass-hang 0 0 0; 6s reload 8 0 0; 16s reload 0 0 0",
+	}
+	for name, text := range cases {
+		t.Run(name, func(t *testing.T) {
+			list, err := parseSchedule(text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := list.String(); got != text {
+				t.Fatalf("read as %s", got)
+			}
+			if s := runSchedule(list, new(coverage), new(figures)); s.found != nil {
+				t.Errorf("%s: %s\n%s", s.found.check, s.found.text, s.world)
+			}
+		})
+	}
+}

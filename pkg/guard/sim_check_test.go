@@ -1,0 +1,674 @@
+package guard
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/checkprocd/checkprocd/pkg/config"
+	"github.com/checkprocd/checkprocd/pkg/table"
+)
+
+// What must hold at each step of a simulation. The checks know the world, and of
+// the guard nothing but what it asks for and what it says.
+
+// past is what a simulation knows of a process.
+type past struct {
+	fooled      bool          // somebody else wrote into its records, or for it
+	visible     time.Duration // the last beat that changed its token
+	stillSince  time.Duration // stopped and the like
+	stillFor    time.Duration // for how long since its last beat
+	lostConsent time.Duration // when it became another program
+	names       uint8         // of its records, by simNames; the last bit: another
+	high        time.Duration // the longest that it may know
+	endless     bool          // a timeout of 0 or less was seen
+	tableLost   bool
+	waits       bool          // in D, or for a processor
+	every       time.Duration // before
+	stays       bool
+	erased      bool // since its last beat that was seen
+	heir        bool // of a number whose last owner's end was not known yet
+	stale       int  // records that named its number before it began
+
+	signals, killed, ended int
+	told
+}
+
+// told is what the daemon was shown of a process and what it said. A daemon that
+// dies forgets what came after its last word to the registry.
+type told struct {
+	low      time.Duration // the longest timeout that a guard must know by now
+	seenAttn time.Duration // the last beat
+	counted  silence       // as it may be held against the process
+
+	askedAt, answeredAt, lateAt                time.Duration // attention
+	excusedAt, lookedAt, condemnedAt, failedAt time.Duration
+
+	answer     Consent
+	asked      bool // and not answered yet
+	excusedIn  bool // a look in this silence found an excuse
+	lateIn     bool // it was late in this silence
+	waitedIn   bool // and given one more timeout
+	spared     bool // its ladder saw a beat
+	registered bool
+
+	// What a hang must lead to.
+	since, given time.Duration // as the specification counts it, at the most
+	gapSpent     bool
+	notBefore    time.Duration // attention time at which it is judged at the earliest
+	unproven     time.Duration // since when it is not known that it joined
+	found        bool          // condemned, or would be
+	foundAttn    time.Duration
+	limitThen    time.Duration // the timeout in force
+	stillToo     bool          // and who stands still was to be ended as well
+	begun        bool          // its ladder began
+	clean        bool          // nothing delayed the verdict since the last beat
+}
+
+// silence is what was counted of one.
+type silence struct {
+	timely  time.Duration // in wakes that came in time
+	late    time.Duration // in wakes that came late, as much of it as was witnessed
+	spared  time.Duration // of both, what must not be held against it
+	gap     bool          // one has restarted it
+	atGap   time.Duration // spared by that
+	raised  bool          // its timeout was found or raised meanwhile: a guard may know when better
+	fair    time.Duration // host and daemon ran
+	tardy   bool          // some of these wakes were late at all
+	stopped time.Duration // of what was counted in time, the host did not run
+}
+
+// fakeSlot is a record as the last look saw it.
+type fakeSlot struct {
+	table.Record
+	moved  time.Duration // attention time
+	former *proc         // who had it before it was wiped
+}
+
+// waking is the begin of a wake: the clock, and what is seen.
+func (s *sim) waking() {
+	if s == nil {
+		return
+	}
+	if s.begun && s.crashIn > 0 {
+		if s.crashIn--; s.crashIn == 0 {
+			s.restartSnapped()
+		}
+	}
+	if s.fresh {
+		s.actsKnown = s.acts
+	}
+	s.tick()
+	for i := len(s.orders) - 1; i >= 0; i-- {
+		if o := &s.orders[i]; o.until == 0 {
+			o.from, o.until = s.now, s.now+o.For
+		} else if o.until <= s.now {
+			s.orderOver(i)
+		}
+	}
+	for _, l := range s.mail {
+		if l.at <= s.now {
+			s.delivered(l.obs)
+		}
+	}
+	if s.g.ScanDue(s.now) {
+		s.look()
+		s.wasLate = false
+	}
+}
+
+// tick advances the specification's clock.
+func (s *sim) tick() {
+	if !s.ticking {
+		s.ticking, s.last, s.plan = true, s.now, s.now+attentionStep
+		return
+	}
+	if s.now <= s.last {
+		return
+	}
+	limit := max(s.plan, s.last) + attentionSlack
+	counted := min(s.now, limit) - s.last
+	missed := max(s.now-limit, 0)
+	s.attn += counted
+	s.wasLate = s.wasLate || s.now > s.plan
+	gap := missed > gapMin
+	if gap {
+		s.gapUntil = s.attn + gapGrace
+		s.hitAll(cellGap)
+	} else if missed > 0 {
+		s.hitAll(cellLate)
+	}
+	fair := max(s.now-s.last-s.frozen-missed, 0)
+	s.figures.processes += (s.now - s.last) * time.Duration(len(s.running))
+	for _, p := range s.running {
+		h := &p.past
+		h.counted.fair += fair
+		if s.now > s.plan {
+			h.counted.tardy, h.clean = true, false
+		}
+		if missed == 0 {
+			h.counted.timely += counted
+			h.counted.stopped += s.frozen
+			continue
+		}
+		h.counted.late += counted
+		h.clean = false
+		switch low, _ := s.limits(p); {
+		case h.lateIn: // what comes after is not given to a silence that was too long before
+		case gap && !h.counted.gap:
+			h.counted.spared, h.counted.gap = h.counted.timely+h.counted.late, true
+			h.counted.atGap = h.counted.spared
+		case h.counted.spared < low || low == 0:
+			h.counted.spared += counted
+		}
+		limit := s.limitHigh(p)
+		if h.waitedIn {
+			limit *= 2
+		}
+		switch {
+		case gap && !h.gapSpent:
+			h.given += s.attn - h.since
+			h.since, h.gapSpent = s.attn, true
+		case h.given < limit, h.low == 0:
+			h.given += counted
+			h.since += counted
+			h.notBefore = max(h.notBefore, s.attn+attentionStep+attentionSlack) // what was asked is asked anew
+		}
+		if gap && h.given < s.limitHigh(p) {
+			h.notBefore = max(h.notBefore, s.gapUntil)
+		}
+	}
+	s.last, s.frozen = s.now, 0
+}
+
+// look sees all tables, as the scan of this wake does.
+func (s *sim) look() {
+	for _, tb := range s.tables {
+		seen := s.seenOf(tb)
+		for i := range tb.records {
+			s.lookAt(&seen.at[i], &tb.records[i], true)
+		}
+	}
+}
+
+func (s *sim) seenOf(tb *fakeTable) *fakeSlots {
+	for i := range s.seen {
+		if s.seen[i].table == tb {
+			return &s.seen[i]
+		}
+	}
+	s.seen = append(s.seen, fakeSlots{tb, make([]fakeSlot, len(tb.records))})
+	return &s.seen[len(s.seen)-1]
+}
+
+// lookAt sees one record.
+func (s *sim) lookAt(f *fakeSlot, r *table.Record, scan bool) {
+	if f.Record == *r {
+		if r.PID == 0 || !scan {
+			return
+		}
+		if p := s.procs[r.PID]; p != nil && p.slot >= 0 && r == p.rec() && r.Token != 0 && s.heldProc(p) {
+			if t := time.Duration(r.Timeout) * sec; t > p.past.low {
+				p.past.counted.raised = p.past.low > 0 || p.past.counted.spared > 0
+				p.past.low = t
+			}
+		}
+		return
+	}
+	before := f.Record
+	f.Record = *r
+	p := s.procs[r.PID]
+	if before.PID != 0 && r.PID == 0 {
+		f.former = s.procs[before.PID]
+	} else if r.PID != 0 {
+		f.former = nil
+	}
+	if before.Token != r.Token {
+		f.moved = s.attn
+	}
+	if p == nil && r.PID == 0 && before.Token != r.Token {
+		p = f.former
+	}
+	if p == nil || !p.alive {
+		return
+	}
+	if before.PID == r.PID && before.Token != r.Token || before.PID != r.PID && r.PID != 0 {
+		s.beatSeen(p, p.slot >= 0 && r == p.rec())
+	}
+	if r.PID == 0 {
+		return
+	}
+	if before.PID != r.PID || before.Timeout != r.Timeout || before.Name != r.Name {
+		s.named(p, r)
+		wait := 2 * s.intervalMost
+		if r.Token == 0 {
+			wait += tornWait
+		}
+		s.delayed(p, wait)
+	}
+	if r.Token == 0 {
+		s.delayed(p, 2*s.intervalMost+tornWait)
+	}
+}
+
+// named notes what a record says of the process that it names.
+func (s *sim) named(p *proc, r *table.Record) {
+	h := &p.past
+	h.names |= 1 << nameIndex(&r.Name)
+	h.high = max(h.high, time.Duration(r.Timeout)*sec)
+	h.endless = h.endless || r.Timeout <= 0
+}
+
+// beatSeen begins a new silence. A beat in a record that is not its own counts
+// for what it is owed; a guard may know better.
+func (s *sim) beatSeen(p *proc, own bool) {
+	h := &p.past
+	s.hit(p, cellBeat)
+	h.seenAttn, h.since, h.given, h.gapSpent = s.attn, s.attn, 0, false
+	h.found, h.clean = false, false
+	if !own {
+		return
+	}
+	h.counted, h.stillFor, h.excusedIn, h.lateIn, h.waitedIn = silence{}, 0, false, false, false
+	h.clean, h.erased = !p.still() && !s.wasLate, false
+	if p.still() {
+		h.stillSince = s.now
+	}
+}
+
+// nameIndex is a name's place in simNames, or the place after the last.
+func nameIndex(name *[table.NameSize]byte) int {
+	if name[1] == 0 {
+		for i, n := range simNames {
+			if name[0] == n[0] {
+				return i
+			}
+		}
+	}
+	return len(simNames)
+}
+
+// policies are what each variant of the configuration says to each name.
+var policies = func() [numVariants][]config.Policy {
+	var out [numVariants][]config.Policy
+	for v := range out {
+		for _, name := range append(slices.Clone(simNames), "x") {
+			out[v] = append(out[v], variants[0][v].Policy(name, "idc", ""))
+		}
+	}
+	return out
+}()
+
+// limit is the timeout in force for a process: the least (low), or the longest
+// that it may be.
+func (s *sim) limits(p *proc) (low, high time.Duration) {
+	low, high = never, 0
+	for i := range policies[s.cfgIndex] {
+		if p.past.names&(1<<i) == 0 {
+			continue
+		}
+		if t := policies[s.cfgIndex][i].Timeout; t > 0 {
+			low, high = min(low, t), max(high, t)
+		} else {
+			low, high = min(low, p.past.low), max(high, p.past.high)
+		}
+	}
+	if low == never {
+		low = 0
+	}
+	return low, high
+}
+
+func (s *sim) limitHigh(p *proc) time.Duration { _, high := s.limits(p); return high }
+
+func (s *sim) patience(limit time.Duration) time.Duration {
+	return limit + max(time.Duration(float64(limit)*s.cfg.CPActive.Margin), marginMin)
+}
+
+// onlyReports says whether all rules that may be a process's say report;
+// mayReport whether any does.
+func (s *sim) onlyReports(p *proc) bool { return s.reports(p, true) }
+func (s *sim) mayReport(p *proc) bool   { return s.reports(p, false) }
+
+func (s *sim) reports(p *proc, all bool) bool {
+	if s.cfg.Verdict.Hung == config.RespondReport { // then the others say so as well
+		return true
+	}
+	for i := range policies[s.cfgIndex] {
+		if p.past.names&(1<<i) != 0 && (policies[s.cfgIndex][i].Action == config.ActionReport) != all {
+			return !all
+		}
+	}
+	return all && p.past.names != 0
+}
+
+// heldProc says whether a pidfd of a process is held.
+func (s *sim) heldProc(p *proc) bool {
+	for _, o := range s.held {
+		if o == p {
+			return true
+		}
+	}
+	return false
+}
+
+// delivered sees an answer that reaches the daemon.
+func (s *sim) delivered(o Observation) {
+	switch o := o.(type) {
+	case Consented:
+		if p := s.held[o.Target]; p != nil {
+			h := &p.past
+			h.answeredAt, h.asked = s.attn, false
+			if o.Consent == ConsentProven && h.answer != ConsentProven {
+				s.delayed(p, s.slowest())
+			}
+			if o.Consent != ConsentUnknown {
+				h.answer = o.Consent
+			}
+			s.hit(p, cellAnswer)
+		}
+	case LadderReport:
+		if p := s.held[o.Target]; p != nil {
+			s.reported(p, o)
+		}
+	case Examined:
+		if p := s.held[o.Target]; p != nil {
+			s.hit(p, cellProof)
+		}
+	case Exited:
+		if p := s.held[o.Target]; p != nil {
+			s.hit(p, cellNotice)
+			if q := s.procs[p.pid]; q != nil && q != p { // only now can that one be a target
+				// Its records are taken for those of nobody at first.
+				s.allow(q, max(q.past.high, orphanMin)+2*s.intervalMost+s.slowest())
+			}
+		}
+	case Acting:
+		s.actsKnown = o.Acts
+	case TableLost: // with Order, its targets are forgotten
+		for _, p := range s.running {
+			p.past.low = 0
+		}
+	}
+}
+
+// reported sees a ladder's report.
+func (s *sim) reported(p *proc, o LadderReport) {
+	h := &p.past
+	s.hit(p, cellSignalled+cell(o.Kind))
+	switch o.Kind {
+	case LadderRecovered:
+		h.spared, h.begun = true, false
+	case LadderFailed:
+		h.found, h.begun, h.failedAt = false, false, s.now
+		s.delayed(p, failedWait+s.slowest())
+	case LadderCancelled: // judged anew, at once or when the guard acts again
+		h.found, h.begun, h.condemnedAt = !s.actsKnown || s.mayReport(p), false, 0
+		s.delayed(p, s.slowest())
+	}
+}
+
+// decided sees a decision before it is carried out.
+func (s *sim) decided(d Decision) {
+	if s == nil {
+		return
+	}
+	switch d := d.(type) {
+	case *Event:
+		s.said(d)
+	case ReadAgain:
+		p := s.held[d.Target]
+		s.overtake(raceReread, p, pidOf(p))
+		for i := range s.tables {
+			if s.tables[i].id == d.Table {
+				s.lookAt(&s.seenOf(s.tables[i]).at[d.Slot], &s.tables[i].records[d.Slot], false)
+			}
+		}
+	case Examine:
+		s.overtake(raceExamine, s.held[d.Target], d.PID)
+	case LookAt:
+		p := s.held[d.Target]
+		s.overtake(raceLook, p, pidOf(p))
+		if p != nil && p.alive && p.blind == "" {
+			p.past.lookedAt = s.now
+			if p.still() || p.look.Tracer != 0 {
+				p.past.excusedAt, p.past.excusedIn = s.now, true
+			}
+		}
+	case AskConsent:
+		p := s.held[d.Target]
+		s.overtake(raceAsk, p, d.PID)
+		if p != nil && !p.past.asked {
+			p.past.askedAt, p.past.asked = s.attn, true
+		}
+	case Identify:
+		s.overtake(raceIdentify, s.procs[d.PID], d.PID)
+	case Clear:
+		s.overtake(raceClear, s.procs[d.PID], d.PID)
+		s.clearing(d)
+	case BeginLadder:
+		p := s.held[d.Target]
+		s.overtake(raceBegin, p, d.PID)
+		s.beginning(d, p)
+	case CancelLadder:
+	case Release:
+		if p := s.held[d.Target]; p != nil {
+			p.past.low, p.past.registered, p.past.answer = 0, false, ConsentUnknown
+		}
+	}
+}
+
+func pidOf(p *proc) int32 {
+	if p == nil {
+		return 0
+	}
+	return p.pid
+}
+
+// clearing checks that a record may be cleared.
+func (s *sim) clearing(d Clear) {
+	if !s.actsKnown {
+		s.failf("clear", "slot %d is cleared by a guard that does not act", d.Slot)
+	}
+}
+
+// beginning checks that a ladder may begin.
+func (s *sim) beginning(d BeginLadder, p *proc) {
+	s.ladderBegan = true
+	if p == nil {
+		s.failf("identity", "a ladder for target %d, which is not open", d.Target)
+		return
+	}
+	h := &p.past
+	if d.PID != p.pid {
+		s.failf("identity", "a ladder for pid %d with a pidfd of %d", d.PID, p.pid)
+	}
+	for _, l := range s.ladders {
+		if l.Target == d.Target || l.p == p {
+			s.failf("two ladders", "for %d", p.pid)
+		}
+	}
+	if !s.actsKnown {
+		s.failf("not acting", "a ladder for %d", p.pid)
+	}
+	// A ladder that is under way goes on when the verdict alone would be a report now.
+	if s.onlyReports(p) && (s.cfg.Verdict.Hung != config.RespondReport || h.condemnedAt == s.now) {
+		s.failf("report", "a ladder for %d, whose rule says report", p.pid)
+	}
+	if h.condemnedAt == 0 {
+		s.failf("no record", "a ladder for %d, which was not condemned", p.pid)
+	}
+	if h.answer != ConsentProven {
+		s.failf("consent", "a ladder for %d, which has not joined (%d)", p.pid, h.answer)
+	}
+	fresh := max(h.lateAt, s.attn-2*lookWait-2*sec)
+	if h.askedAt < fresh && !h.asked && h.answeredAt < fresh && !d.Sent && s.restarts == 0 {
+		s.failf("consent", "a ladder for %d, whose consent was asked %v ago, and it is late for %v", p.pid, s.attn-h.askedAt, s.attn-h.lateAt)
+	}
+	if h.lookedAt < s.now && !d.Sent && s.restarts == 0 {
+		s.failf("second look", "a ladder for %d, which was looked at %v ago", p.pid, s.now-h.lookedAt)
+	}
+	if s.ordered(p, true) {
+		s.failf("order", "a ladder for %d, which an order holds", p.pid)
+	}
+	h.begun = true
+}
+
+// signalled checks that a process may get a signal.
+func (s *sim) signalled(p *proc) {
+	if s == nil {
+		return
+	}
+	h := &p.past
+	h.signals++
+	if !p.alive {
+		s.failf("ended", "a signal to %d, which has ended", p.pid)
+	}
+	if !s.actsKnown {
+		s.failf("not acting", "a signal to %d", p.pid)
+	}
+	if s.ordered(p, true) && !s.orderedNow(p) {
+		s.failf("order", "a signal to %d, which an order holds", p.pid)
+	}
+	// A timeout that is raised stops no ladder.
+	if low := h.limitThen; s.inSight(p) && !h.erased && s.now-p.lastBeat <= low {
+		s.failf("beats", "a signal to %d, which beat %v ago (timeout %v)", p.pid, s.now-p.lastBeat, low)
+	}
+	if p.still() && h.stillSince < h.lookedAt && !h.stillToo {
+		s.failf("excused", "a signal to %d, which is %c (%+v) since %v", p.pid, p.state, p.look, s.now-h.stillSince)
+	}
+}
+
+// orderedNow says whether the daemon has not turned since the order was given.
+func (s *sim) orderedNow(p *proc) bool { return s.g.Next() <= s.now }
+
+// inSight says whether a process beats into a record of its own that was seen: not
+// one that it took since the last look, that others write, or that is lost.
+func (s *sim) inSight(p *proc) bool {
+	return p.slot >= 0 && slices.Contains(s.tables, p.table) && p.rec().PID == p.pid && s.seenOf(p.table).at[p.slot].PID == p.pid
+}
+
+// said checks an event.
+func (s *sim) said(e *Event) {
+	p := s.held[e.Target]
+	if p == nil {
+		return
+	}
+	h := &p.past
+	switch e.Name {
+	case EvRegistered:
+		h.registered = true
+		if h.stale > 0 { // found only now, as below
+			s.newSilence(p)
+		}
+	case EvLate:
+		h.lateAt, h.condemnedAt = s.attn, 0
+		s.witnessed(p, e)
+		h.lateIn, h.waitedIn = true, false
+	case EvCondemned, EvWouldCondemn:
+		s.witnessed(p, e)
+		if h.lateAt == 0 {
+			s.failf("no record", "%d is condemned, and was not late", p.pid)
+		}
+		s.lateness(p)
+		s.figures.condemned++
+		h.found, h.foundAttn, h.begun = true, s.attn, false
+		h.condemnedAt = s.now
+		h.limitThen, _ = s.limits(p)
+		h.stillToo = s.cfg.Verdict.Stopped != config.RespondHold
+		if e.Name == EvWouldCondemn {
+			h.condemnedAt = 0
+		}
+	case EvRecovered:
+		if p.alive && h.seenAttn < s.attn && h.since < h.foundAttn && !h.spared && s.restarts == 0 {
+			s.failf("no beat", "%d recovered, and nothing moved", p.pid)
+		}
+		h.spared, h.condemnedAt = false, 0
+		s.newSilence(p)
+	case EvWaiting:
+		s.witnessed(p, e)
+		if h.waitedIn {
+			s.failf("waits twice", "%d: %s", p.pid, e.Message)
+		}
+		if p.alive && h.stillFor == 0 && !h.waits && !s.pressed {
+			s.failf("no excuse", "%d waits: %s", p.pid, e.Message)
+		}
+		h.waitedIn = true
+		h.given, h.gapSpent = 0, false // nothing is given while it waits
+		s.delayed(p, s.limitHigh(p)+s.slowest())
+	case EvHeld:
+		if e.Reason == "order" { // at once, and in place of a verdict
+			if !strings.Contains(e.Message, "silent for") {
+				return
+			}
+			if !s.ordered(p, false) && p.alive && s.restarts == 0 {
+				s.failf("no order", "%d is held: %s", p.pid, e.Message)
+			}
+			h.found, h.condemnedAt = true, 0
+			return
+		}
+		if e.Signal == "" && h.excusedAt < s.now && s.restarts == 0 {
+			s.failf("no excuse", "%d is held: %s", p.pid, e.Message)
+		}
+	case EvReleased:
+		if e.Reason == "order" {
+			return
+		}
+		if !h.excusedIn && s.restarts == 0 {
+			s.failf("no excuse", "%d is released: %s", p.pid, e.Message)
+		}
+		h.excusedIn, h.condemnedAt, h.counted = false, 0, silence{}
+		s.newSilence(p)
+	case EvChanged:
+		if e.Reason == "several records" && h.stale > 0 { // found only now
+			h.since, h.clean = s.attn, false
+		}
+	case EvKilled:
+		if p.alive {
+			s.failf("ended", "%d is said to be killed, and lives", p.pid)
+		}
+		if h.signals == 0 {
+			s.failf("killed", "%d is said to be killed by a ladder, and got no signal", p.pid)
+		}
+		if h.killed++; h.killed > 1 {
+			s.failf("killed", "%d is said to be killed %d times", p.pid, h.killed)
+		}
+	case EvExited, EvUnregistered:
+		if h.ended++; h.ended > 1 && s.restarts == 0 && !p.alive {
+			s.failf("killed", "%d is said to have ended %d times", p.pid, h.ended)
+		}
+	}
+}
+
+// newSilence begins one after the guard said so.
+func (s *sim) newSilence(p *proc) {
+	h := &p.past
+	h.since, h.given, h.gapSpent, h.clean = s.attn, 0, false, false
+	h.lateIn = false
+	h.found, h.begun = false, false
+}
+
+// witnessed checks that a silence is as long as it must be: on the clock that
+// counts what the daemon saw, and on one that counts only while host and daemon
+// ran.
+func (s *sim) witnessed(p *proc, e *Event) {
+	h := &p.past
+	low, _ := s.limits(p)
+	c := h.counted
+	// Ended; or the guard need not know its own record yet; or that may be taken for
+	// its predecessor's, of whose number it is, while a forged one is not.
+	if !p.alive || low == 0 || h.heir && h.fooled {
+		return
+	}
+	patience := s.patience(low)
+	have := c.timely + c.late - c.spared
+	if c.raised {
+		have = c.timely + c.late - max(c.atGap, min(c.spared, low))
+	}
+	if have < patience {
+		s.failf("witnessed", "%s for %d after %v witnessed (%+v), its timeout and margin are %v", e.Name, p.pid, have, c, patience)
+	}
+	if c.late < low && !h.lateIn && c.stopped <= patience-low && h.stillFor == 0 && !p.still() && c.fair < low {
+		s.failf("fair", "%s for %d after it could run for %v, its timeout is %v (%+v)", e.Name, p.pid, c.fair, low, c)
+	}
+}

@@ -1,0 +1,150 @@
+package guard
+
+import (
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/checkprocd/checkprocd/pkg/config"
+)
+
+// intervals that a host may have.
+var intervals = []time.Duration{sec, 500 * ms, 3 * sec, 100 * ms}
+
+const numVariants = 12
+
+// withVariants are the configurations that a host may have.
+func withVariants(interval time.Duration) []*config.Config {
+	var out []*config.Config
+	for v := range numVariants {
+		c := config.Default()
+		c.Interval = interval
+		c.Rules = []config.Rule{
+			{Match: config.Match{Name: "r"}, Action: config.ActionReport},
+			{Match: config.Match{Name: "q"}, Timeout: 2 * sec},
+			{Match: config.Match{Name: "p"}, Timeout: 25 * sec},
+		}
+		switch v {
+		case 1:
+			c.Rules = nil
+		case 2:
+			c.Ladder.Steps = c.Ladder.Steps[:1]
+		case 3:
+			c.Ladder.Steps = []config.Step{{Signal: unix.SIGTERM, Wait: 2 * sec}, {Signal: unix.SIGQUIT, Wait: 3 * sec}, {Signal: unix.SIGKILL, Wait: 5 * sec}}
+		case 4:
+			c.Ladder.Steps = []config.Step{{Signal: unix.SIGKILL, Wait: sec}}
+		case 5:
+			c.Brake.Enabled = false
+		case 6:
+			c.Brake.AtLeast, c.Brake.Fraction = 2, 0.1
+		case 7:
+			c.CPActive.Margin = 0.5
+		case 8:
+			c.Rules = []config.Rule{{Action: config.ActionReport}}
+		case 9:
+			c.Ladder.MaxConcurrent = 1
+			c.Brake.AtLeast, c.Brake.Window = 3, 20*sec
+		case 10:
+			l := config.RespondLadder
+			c.Verdict = config.Responses{Hung: l, Starved: l, Blocked: l, Stopped: l, Traced: l, Frozen: l, Dumping: l}
+		case 11:
+			c.Verdict.Hung, c.Verdict.Starved, c.Verdict.Blocked = config.RespondReport, config.RespondReport, config.RespondReport
+		}
+		out = append(out, &c)
+	}
+	return out
+}
+
+// snapshot is what the registry holds, and what the daemon knew when it wrote that.
+type snapshot struct {
+	state            []byte
+	at               time.Duration
+	attn, last, plan time.Duration
+	seen             []fakeSlots
+	told             []told // by s.running
+	procs            []*proc
+}
+
+// snap writes the registry.
+func (s *sim) snap() {
+	c := &s.crash
+	c.state = s.g.Save(c.state[:0])
+	c.at, c.attn, c.last, c.plan = s.now, s.attn, s.last, s.plan
+	c.seen, c.told, c.procs = c.seen[:0], c.told[:0], c.procs[:0]
+	for _, x := range s.seen {
+		c.seen = append(c.seen, fakeSlots{x.table, slices.Clone(x.at)})
+	}
+	for _, p := range s.running {
+		c.told, c.procs = append(c.told, p.past.told), append(c.procs, p)
+	}
+}
+
+// restartSnapped starts the daemon from what the registry holds.
+func (s *sim) restartSnapped() {
+	c := &s.crash
+	if c.at == s.now {
+		s.hitAll(cellRestart)
+	} else {
+		s.hitAll(cellCrash)
+	}
+	s.attn, s.last, s.plan = c.attn, c.last, c.plan
+	s.seen, c.seen = c.seen, nil // what was seen since is seen again
+	s.crashIn = 0
+	s.actsKnown = s.acts
+	s.restartFrom(c.state)
+	for i := range s.orders {
+		if o := &s.orders[i]; o.until == 0 || o.from >= c.at { // saved before the next wake: it counts from the last
+			o.until = c.last + o.For
+		}
+	}
+	for _, p := range s.running {
+		h := &p.past
+		notBefore := h.notBefore // that is of the world
+		h.told = told{since: s.attn, unproven: s.attn}
+		if i := slices.Index(c.procs, p); i >= 0 {
+			h.told = c.told[i]
+		}
+		h.notBefore = max(h.notBefore, notBefore)
+		h.gapSpent = false
+		h.unproven = s.attn
+		if s.noInodes {
+			h.answer = ConsentUnknown
+		}
+		h.askedAt, h.asked = s.attn, true
+		s.delayed(p, 2*s.slowest()+4*sec)
+	}
+}
+
+// quiet says whether nothing is left to be done: all that lives beats or is
+// nobody's business.
+func (s *sim) quiet() bool {
+	if len(s.ladders) > 0 || len(s.mail) > 0 || s.g.brake.on || s.stalledUntil > s.now {
+		return false
+	}
+	for _, p := range s.held {
+		if !p.alive && !s.lostPid[p.pid-simFirst] {
+			return false
+		}
+	}
+	for _, p := range s.running {
+		if p.every == 0 && !s.hidden(p) && !p.past.begun && !s.onlyReports(p) {
+			return false
+		}
+	}
+	for ix := range s.g.targets {
+		if t := &s.g.targets[ix]; t.used && t.state == Ended {
+			return false
+		}
+	}
+	return true
+}
+
+// checkEnd checks what must hold when all is over.
+func (s *sim) checkEnd() {
+	for id, p := range s.held {
+		if _, known := s.g.byID[id]; !known || !p.alive && !s.lostPid[p.pid-simFirst] {
+			s.failf("left over", "the pidfd of target %d (pid %d)", id, p.pid)
+		}
+	}
+}

@@ -17,6 +17,12 @@ var policySchema = []field[Policy]{
 		field[Policy]{key: "scope", text: func(p *Policy) string { return p.Scope.String() }},
 		field[Policy]{key: "shared", text: func(p *Policy) string { return fmt.Sprint(p.Shared) }},
 	),
+	{key: "limits", text: func(p *Policy) string {
+		if len(p.Limits) == 0 {
+			return "none"
+		}
+		return limitsText(p.Limits)
+	}},
 	section("verdict", responses(func(p *Policy) *Responses { return &p.Verdict })...),
 }
 

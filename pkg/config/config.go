@@ -30,8 +30,9 @@ type Config struct {
 	Pressure   Pressure
 	Ladder     Ladder
 	Brake      Brake
-	Rules      []Rule  // first match wins
-	Names      []Names // what records of which users may be called
+	Sample     time.Duration // between two samples of a target whose rule has limits, 1 s to 10 min
+	Rules      []Rule        // first match wins
+	Names      []Names       // what records of which users may be called
 }
 
 // Log says where events go, and how.
@@ -106,6 +107,7 @@ type Rule struct {
 	Verdict Responses // RespondDefault: as Config.Verdict says
 	Ladder  RuleLadder
 	Watch   Watch
+	Limits  []Limit
 }
 
 // RuleLadder replaces parts of Config.Ladder; what is nil is as it says there.
@@ -163,6 +165,7 @@ type Policy struct {
 	Scope   Scope
 	Shared  bool
 	Verdict Responses // none of them RespondDefault
+	Limits  []Limit   // of the configuration itself, as Steps
 }
 
 // Default returns the configuration that is in force without any file. The runtime directory depends on the
@@ -198,7 +201,8 @@ func Default() Config {
 			DumpWait:      2 * time.Minute,
 			MaxConcurrent: 256,
 		},
-		Brake: Brake{Enabled: true, AtLeast: 8, Fraction: 0.5, Window: 10 * time.Second},
+		Brake:  Brake{Enabled: true, AtLeast: 8, Fraction: 0.5, Window: 10 * time.Second},
+		Sample: 10 * time.Second,
 	}
 }
 
@@ -212,6 +216,7 @@ func (c *Config) Policy(name, user, unit string) Policy {
 			p.Action, p.Timeout, p.Restart, p.Rule = r.Action, r.Timeout, r.Restart, i
 			p.Verdict = r.Verdict.or(&c.Verdict)
 			r.Ladder.apply(&p)
+			p.Limits = r.Limits
 			break
 		}
 	}

@@ -176,6 +176,10 @@ var schema = []field[Config]{
 		},
 		duration("window", minWindow, maxWindow, "in which they fall overdue", func(c *Config) *time.Duration { return &c.Brake.Window }),
 	),
+	section("limits",
+		duration("sample", minSample, maxSample, "between two looks at what a target uses, where its rule has limits",
+			func(c *Config) *time.Duration { return &c.Sample }),
+	),
 	{key: "rule", expected: "[[rule]]", read: readRules, text: func(*Config) string { return "" }},
 	{key: "names", expected: "[[names]]", read: readNames, text: func(*Config) string { return "" }},
 }
@@ -247,6 +251,7 @@ var ruleSchema = []field[Rule]{
 		},
 	),
 	watchField(),
+	limits,
 }
 
 const (
@@ -623,6 +628,9 @@ func expectedOf(key string) string {
 	first, rest, nested := strings.Cut(key, ".")
 	switch first {
 	case "rule":
+		if of, ok := strings.CutPrefix(rest, "limit."); ok {
+			return expectedIn(limitSchema, of)
+		}
 		return expectedIn(ruleSchema, rest)
 	case "names":
 		return expectedIn(namesSchema, rest)

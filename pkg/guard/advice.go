@@ -35,30 +35,36 @@ func (g *Guard) lastGaps(ix int32) []time.Duration {
 }
 
 // note takes note of a gap between two beats, inlined into the path of each beat. It
-// is false when the gap is not like those before: then they are folded.
+// is false when the gap is like neither of those that are being counted.
 func (t *target) note(c gapCode) bool {
 	t.ring[t.gaps%gapsRemembered] = c
 	t.gaps++
-	if c != t.alike {
-		return false
+	switch c {
+	case t.alike[0]:
+		t.run[0]++
+		return true
+	case t.alike[1]:
+		t.run[1]++
+		return true
 	}
-	t.run++
-	return true
+	return false
 }
 
-// noteGap takes note of a silence that a beat ended. Most gaps of a program are alike:
-// those that are and follow one another are counted in the target, and all at once for
-// its name when another comes.
+// noteGap takes note of a silence that a beat ended. Scans make two lengths of what a
+// program does regularly: both are counted in the target, and all at once for its name
+// when a third comes.
 func (g *Guard) noteGap(ix int32, silent time.Duration) {
 	if c := codeOf(silent); !g.targets[ix].note(c) {
-		g.firstOfRun(ix, c)
+		g.countAnew(ix, c)
 	}
 }
 
-// firstOfRun begins to count gaps that are like this one.
-func (g *Guard) firstOfRun(ix int32, c gapCode) {
-	g.fold(ix)
-	g.targets[ix].alike, g.targets[ix].run = c, 1
+// countAnew begins to count gaps like c, in the place of the older ones.
+func (g *Guard) countAnew(ix int32, c gapCode) {
+	t := &g.targets[ix]
+	g.foldRun(t, 1)
+	t.alike[1], t.run[1] = t.alike[0], t.run[0]
+	t.alike[0], t.run[0] = c, 1
 }
 
 const (
@@ -128,17 +134,22 @@ func (g *Guard) findHabit(ix int32) {
 	t.habit = at
 }
 
-// fold counts the gaps of a target for its name that were not counted yet. Those of
-// one without a name are not counted.
+// fold counts the gaps of a target for its name that were not counted yet.
 func (g *Guard) fold(ix int32) {
 	t := &g.targets[ix]
-	if t.habit >= 0 && t.run > 0 {
+	g.foldRun(t, 0)
+	g.foldRun(t, 1)
+}
+
+// foldRun counts gaps that are alike. Those of a target without a name are not counted.
+func (g *Guard) foldRun(t *target, i int) {
+	if t.habit >= 0 && t.run[i] > 0 {
 		h := &g.habits[t.habit]
-		h.count(t.alike.bucket(), t.run)
-		h.beats += uint64(t.run)
-		h.longest = max(h.longest, t.alike)
+		h.count(t.alike[i].bucket(), t.run[i])
+		h.beats += uint64(t.run[i])
+		h.longest = max(h.longest, t.alike[i])
 	}
-	t.run = 0
+	t.run[i] = 0
 }
 
 // count adds gaps to a bucket, which is full at 2^32-1.

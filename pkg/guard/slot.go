@@ -121,7 +121,7 @@ func (o *Scan) apply(g *Guard) {
 				if t := &g.targets[s.owner]; t.state == Guarded {
 					p.Token = r.Token
 					if silent := attn - t.since; !t.note(codeOf(silent)) {
-						g.firstOfRun(s.owner, codeOf(silent))
+						g.countAnew(s.owner, codeOf(silent))
 					}
 					t.beat(attn)
 					t.beaten = true

@@ -93,8 +93,8 @@ type target struct {
 	limit    time.Duration // timeout in force: the rule's or the client's; 0: never late
 	patience time.Duration // limit plus margin
 	gaps     uint32        // between its beats, noted so far
-	run      uint32        // of these, the last ones, that are alike and not counted for its name
-	alike    gapCode       // what they are
+	run      [2]uint32     // of these, those of two lengths that are not counted for its name yet
+	alike    [2]gapCode    // what these are
 	state    State
 	soft     bool // the soft look at this silence was asked for
 	softSeen bool // and answered: what is below about it counts

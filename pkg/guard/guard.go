@@ -259,11 +259,12 @@ func (g *Guard) stalled(missed, counted time.Duration) {
 		default:
 			continue
 		}
+		t.prepared = false // what was found out before is of before
 		switch {
 		case gap && !t.gapSpent:
 			t.given += attn - t.since
 			// What the soft look saw is of before: there will be another.
-			t.since, t.gapSpent, t.soft, t.softSeen, t.prepared = attn, true, false, false, false
+			t.since, t.gapSpent, t.soft, t.softSeen = attn, true, false, false
 			again++
 		case t.given < t.limit, t.limit <= 0: // in the latter case it is not known yet, or a rule may give it one
 			t.given += counted

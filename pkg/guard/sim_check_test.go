@@ -501,7 +501,7 @@ func (s *sim) beginning(d BeginLadder, p *proc) {
 	if h.answer != ConsentProven {
 		s.failf("consent", "a ladder for %d, which has not joined (%d)", p.pid, h.answer)
 	}
-	fresh := max(h.lateAt, s.attn-2*lookWait-2*sec)
+	fresh := max(h.lateAt-prepareLead-gapGrace, s.attn-2*lookWait-2*sec)
 	if h.askedAt < fresh && !h.asked && h.answeredAt < fresh && !d.Sent && s.restarts == 0 {
 		s.failf("consent", "a ladder for %d, whose consent was asked %v ago, and it is late for %v", p.pid, s.attn-h.askedAt, s.attn-h.lateAt)
 	}

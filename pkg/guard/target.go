@@ -372,7 +372,7 @@ func (g *Guard) setPatience(ix int32) {
 // settleState puts a target that is not in an episode to Watched or Guarded.
 func (g *Guard) settleState(ix int32) {
 	t := &g.targets[ix]
-	t.verdict, t.channel, t.waited, t.heldBy, t.reported, t.proof, t.began = "", "", false, false, false, nil, 0
+	t.verdict, t.channel, t.waited, t.heldBy, t.reported, t.proof, t.prepared, t.began = "", "", false, false, false, nil, false, 0
 	t.state, g.due[ix] = Watched, never
 	if t.consent != ConsentProven {
 		g.askLater(ix)

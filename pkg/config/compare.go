@@ -11,7 +11,24 @@ var policySchema = []field[Policy]{
 		}
 		return durationText(p.Timeout)
 	}},
+	{key: "start_grace", text: func(p *Policy) string {
+		if p.StartGrace == 0 {
+			return "none"
+		}
+		return durationText(p.StartGrace)
+	}},
 	{key: "restart", text: func(p *Policy) string { return p.Restart.String() }},
+	{key: "command", text: func(p *Policy) string {
+		if p.Command == nil {
+			return "none"
+		}
+		return inline(commandSchema, p.Command)
+	}},
+	{key: "then", text: func(p *Policy) string { return stringsText(p.Then) }},
+	section("recovery",
+		field[Policy]{key: "attempts", text: func(p *Policy) string { return fmt.Sprint(p.Attempts) }},
+		field[Policy]{key: "window", text: func(p *Policy) string { return durationText(p.Window) }},
+	),
 	section("ladder",
 		steps("", func(p *Policy) *[]Step { return &p.Steps }),
 		field[Policy]{key: "scope", text: func(p *Policy) string { return p.Scope.String() }},

@@ -50,7 +50,7 @@ func TestPolicyDiffComplete(t *testing.T) {
 		name := strings.ToLower(reflect.TypeFor[Policy]().Field(i).Name)
 		found := name == "rule"
 		for _, f := range policySchema {
-			found = found || f.key == name
+			found = found || strings.ReplaceAll(f.key, "_", "") == name
 			for _, below := range f.fields {
 				found = found || below.key == name
 			}

@@ -30,6 +30,7 @@ type Config struct {
 	Pressure   Pressure
 	Ladder     Ladder
 	Brake      Brake
+	Recovery   Recovery
 	Sample     time.Duration // between two samples of a target whose rule has limits, 1 s to 10 min
 	Rules      []Rule        // first match wins
 	Names      []Names       // what records of which users may be called
@@ -98,16 +99,36 @@ type Brake struct {
 	Window   time.Duration
 }
 
+// Recovery bounds how what was ended, or crashed, is brought back: all that have one name share one budget of starts.
+type Recovery struct {
+	Wait     time.Duration // from the end to the first start, 1 s to 1 h: systemd's own restart goes first
+	Cap      time.Duration // the wait doubles with each start, up to this or Wait, whichever is longer; 1 s to 24 h
+	Attempts int           // starts within Window before it is given up, 1 to 100
+	Window   time.Duration // 1 s to 24 h
+	Stable   time.Duration // after so long without another end, all begins anew; 1 s to 24 h
+	GiveUp   time.Duration // what was given up is tried anew after this, 1 s to 7 d
+}
+
 // Rule says what is done with the targets that it matches.
 type Rule struct {
-	Match   Match
-	Action  Action
-	Timeout time.Duration // replaces the client's own; 0: the client's
-	Restart Restart
-	Verdict Responses // RespondDefault: as Config.Verdict says
-	Ladder  RuleLadder
-	Watch   Watch
-	Limits  []Limit
+	Match      Match
+	Action     Action
+	Timeout    time.Duration // replaces the client's own; 0: the client's
+	StartGrace time.Duration // one that has never beaten is not judged before; 0: it is judged as others are
+	Restart    Restart
+	Command    *Command  // of RestartCommand, else nil
+	Then       []string  // units that are restarted after it came back, in this order
+	Verdict    Responses // RespondDefault: as Config.Verdict says
+	Ladder     RuleLadder
+	Recovery   RuleRecovery
+	Watch      Watch
+	Limits     []Limit
+}
+
+// RuleRecovery replaces parts of Config.Recovery; what is 0 is as it says there.
+type RuleRecovery struct {
+	Attempts int
+	Window   time.Duration
 }
 
 // RuleLadder replaces parts of Config.Ladder; what is nil is as it says there.
@@ -140,32 +161,47 @@ func (a Action) String() string {
 	return "ladder"
 }
 
-// Restart is what is done with the unit of a target that was ended.
+// Restart is what is done when a target was ended, or has crashed.
 type Restart uint8
 
 const (
-	RestartUnit Restart = iota // start the unit when it is inactive or failed 5 s later
-	RestartNone
+	RestartUnit    Restart = iota // start the unit when it is inactive or failed Recovery.Wait later
+	RestartNone                   // nothing
+	RestartCommand                // start a command in place of the unit
 )
 
 func (r Restart) String() string {
-	if r == RestartNone {
+	switch r {
+	case RestartNone:
 		return "none"
+	case RestartCommand:
+		return "command"
 	}
 	return "unit"
 }
 
+// Command is a program that is started in a transient unit of systemd.
+type Command struct {
+	Args []string // the first one is an absolute path; 1 to 100
+	User string   // name or number; empty: that of the process that ended
+}
+
 // Policy is what the rules say about one target.
 type Policy struct {
-	Action  Action
-	Timeout time.Duration // 0: the client's own
-	Restart Restart
-	Rule    int    // index in Config.Rules; -1: no rule matches
-	Steps   []Step // of the configuration itself, not to be changed
-	Scope   Scope
-	Shared  bool
-	Verdict Responses // none of them RespondDefault
-	Limits  []Limit   // of the configuration itself, as Steps
+	Action     Action
+	Timeout    time.Duration // 0: the client's own
+	StartGrace time.Duration
+	Restart    Restart
+	Command    *Command // of the configuration itself, as Then and Steps are: not to be changed
+	Then       []string
+	Attempts   int
+	Window     time.Duration
+	Rule       int // index in Config.Rules; -1: no rule matches
+	Steps      []Step
+	Scope      Scope
+	Shared     bool
+	Verdict    Responses // none of them RespondDefault
+	Limits     []Limit   // of the configuration itself, as Steps
 }
 
 // Default returns the configuration that is in force without any file. The runtime directory depends on the
@@ -201,7 +237,15 @@ func Default() Config {
 			DumpWait:      2 * time.Minute,
 			MaxConcurrent: 256,
 		},
-		Brake:  Brake{Enabled: true, AtLeast: 8, Fraction: 0.5, Window: 10 * time.Second},
+		Brake: Brake{Enabled: true, AtLeast: 8, Fraction: 0.5, Window: 10 * time.Second},
+		Recovery: Recovery{
+			Wait:     5 * time.Second,
+			Cap:      5 * time.Minute,
+			Attempts: 5,
+			Window:   10 * time.Minute,
+			Stable:   10 * time.Minute,
+			GiveUp:   time.Hour,
+		},
 		Sample: 10 * time.Second,
 	}
 }
@@ -209,13 +253,16 @@ func Default() Config {
 // Policy returns what the first matching rule says about a target: name of its record, user that it runs as, systemd
 // unit. What is not known is empty; the pattern "?*" matches all that is known. It does not allocate.
 func (c *Config) Policy(name, user, unit string) Policy {
-	p := Policy{Rule: -1, Steps: c.Ladder.Steps, Scope: c.Ladder.Scope, Shared: c.Ladder.Shared, Verdict: c.Verdict}
+	p := Policy{Rule: -1, Steps: c.Ladder.Steps, Scope: c.Ladder.Scope, Shared: c.Ladder.Shared, Verdict: c.Verdict,
+		Attempts: c.Recovery.Attempts, Window: c.Recovery.Window}
 	for i := range c.Rules {
 		r := &c.Rules[i]
 		if Glob(r.Match.Name, name) && Glob(r.Match.User, user) && Glob(r.Match.Unit, unit) {
-			p.Action, p.Timeout, p.Restart, p.Rule = r.Action, r.Timeout, r.Restart, i
+			p.Action, p.Timeout, p.StartGrace, p.Restart, p.Rule = r.Action, r.Timeout, r.StartGrace, r.Restart, i
+			p.Command, p.Then = r.Command, r.Then
 			p.Verdict = r.Verdict.or(&c.Verdict)
 			r.Ladder.apply(&p)
+			r.Recovery.apply(&p)
 			p.Limits = r.Limits
 			break
 		}
@@ -232,6 +279,15 @@ func (l *RuleLadder) apply(p *Policy) {
 	}
 	if l.Shared != nil {
 		p.Shared = *l.Shared
+	}
+}
+
+func (r *RuleRecovery) apply(p *Policy) {
+	if r.Attempts > 0 {
+		p.Attempts = r.Attempts
+	}
+	if r.Window > 0 {
+		p.Window = r.Window
 	}
 }
 

@@ -29,6 +29,7 @@ func TestPolicy(t *testing.T) {
 		{"", "", "", Policy{Rule: -1}},
 	} {
 		tt.want.Steps, tt.want.Verdict = c.Ladder.Steps, c.Verdict
+		tt.want.Attempts, tt.want.Window = 5, 10*time.Minute
 		if diff := cmp.Diff(tt.want, c.Policy(tt.name, tt.user, tt.unit)); diff != "" {
 			t.Errorf("Policy(%q, %q, %q): %s", tt.name, tt.user, tt.unit, diff)
 		}
@@ -56,7 +57,7 @@ func TestPolicyLadder(t *testing.T) {
 			Ladder: RuleLadder{own, new(ScopeProcess), new(true)}},
 		{Match: Match{Name: "s*"}, Ladder: RuleLadder{Steps: c.Ladder.Steps[:1]}},
 	}
-	base := Policy{Rule: -1, Steps: c.Ladder.Steps, Shared: true, Verdict: c.Verdict}
+	base := Policy{Rule: -1, Steps: c.Ladder.Steps, Shared: true, Verdict: c.Verdict, Attempts: 5, Window: 10 * time.Minute}
 	for name, change := range map[string]func(*Policy){
 		"none":  func(*Policy) {},
 		"steps": func(p *Policy) { p.Rule, p.Steps = 0, own },

@@ -37,8 +37,8 @@ func TestFaults(t *testing.T) {
 		{"no duration", `interval = "1 s"`, `f:1:12: interval: "1 s" is no duration (expected a duration such as "1s", 50ms to 10s)`},
 		{"too fast", `interval = "49ms"`, `f:1:12: interval: "49ms" is out of range (expected a duration such as "1s", 50ms to 10s)`},
 		{"too slow", `interval = "11s"`, `f:1:12: interval: "11s" is out of range (expected a duration such as "1s", 50ms to 10s)`},
-		{"unknown key", "intervall = 1", `f:1:1: intervall: unknown key (expected one of interval, runtime_dir, log, cpactive, control, protect, verdict, pressure, ladder, brake, limits, rule, names)`},
-		{"unknown table", "[native]\nenabled = true", `f:1:2: native: unknown table (expected one of interval, runtime_dir, log, cpactive, control, protect, verdict, pressure, ladder, brake, limits, rule, names)`},
+		{"unknown key", "intervall = 1", `f:1:1: intervall: unknown key (expected one of interval, runtime_dir, log, cpactive, control, protect, verdict, pressure, ladder, brake, recovery, limits, rule, names)`},
+		{"unknown table", "[native]\nenabled = true", `f:1:2: native: unknown table (expected one of interval, runtime_dir, log, cpactive, control, protect, verdict, pressure, ladder, brake, recovery, limits, rule, names)`},
 		{"protect as value", "protect = ['sshd']", `f:1:11: protect: is an array (expected a table with names, units)`},
 		{"protect a name", "protect.names = 'sshd'", `f:1:17: protect.names: is the string "sshd" (expected patterns such as [ "db*", "sshd" ], none of them empty)`},
 		{"protect all by nothing", "[protect]\nunits = ['a', '']", `f:2:15: protect.units[1]: "" is empty (expected patterns such as [ "db*", "sshd" ], none of them empty)`},
@@ -83,7 +83,7 @@ f:5:11: verdict.dumping: "" is not known (expected "hold" or "ladder")`},
 		{"pressure number", "pressure.memory = 40", `f:1:19: pressure.memory: is the integer 40 (expected a percentage such as "10%", 0% to 100%)`},
 		{"pressure without sign", "pressure.io = '80'", `f:1:15: pressure.io: "80" is no percentage (expected a percentage such as "10%", 0% to 100%)`},
 		{"pressure of a resource that is none", "[pressure]\nirq = '1%'", `f:2:1: pressure.irq: unknown key (expected one of cpu, memory, io)`},
-		{"quoted key with a dot", `"log.level" = "info"`, `f:1:1: "log.level": unknown key (expected one of interval, runtime_dir, log, cpactive, control, protect, verdict, pressure, ladder, brake, limits, rule, names)`},
+		{"quoted key with a dot", `"log.level" = "info"`, `f:1:1: "log.level": unknown key (expected one of interval, runtime_dir, log, cpactive, control, protect, verdict, pressure, ladder, brake, recovery, limits, rule, names)`},
 		{"section as value", "log = 'debug'", `f:1:7: log: is the string "debug" (expected a table with level, format, file)`},
 		{"section as array", "[[log]]", `f:1:3: log: is an array of tables (expected a table with level, format, file)`},
 		{"key as table", "[interval]", `f:1:2: interval: is a table (expected a duration such as "1s", 50ms to 10s)`},
@@ -128,7 +128,31 @@ f:5:11: verdict.dumping: "" is not known (expected "hold" or "ladder")`},
 		{"glob", "[[rule]]\nmatch = { name = 'a[' }", `f:2:18: rule[0].match.name: "a[" is no pattern: unfinished [ or \ (expected a pattern such as "ftp*")`},
 		{"match", "[[rule]]\nmatch = 'ftp*'", `f:2:9: rule[0].match: is the string "ftp*" (expected a table with name, user, unit)`},
 		{"action", "[[rule]]\naction = 'kill'", `f:2:10: rule[0].action: "kill" is not known (expected "ladder" or "report")`},
-		{"restart", "[[rule]]\nrestart = false", `f:2:11: rule[0].restart: is the boolean false (expected "unit" or "none")`},
+		{"restart", "[[rule]]\nrestart = false", `f:2:11: rule[0].restart: is the boolean false (expected "unit", "none" or { command = ["/usr/bin/program", "argument"], user = "name" })`},
+		{"restart by a command", "[[rule]]\nrestart = { command = ['ls', 1], user = 'a:b' }\n[[rule]]\nrestart = { user = 'idc' }\n[[rule]]\nrestart = 'start'",
+			`f:2:23: rule[0].restart.command: has no absolute path in front (expected a command such as ["/usr/bin/program", "argument"], its path absolute)
+f:2:30: rule[0].restart.command[1]: is the integer 1 (expected a command such as ["/usr/bin/program", "argument"], its path absolute)
+f:2:41: rule[0].restart.user: "a:b" is no name of a user (expected the name or number of a user such as "idc")
+f:4:11: rule[1].restart.command: is missing (expected a command such as ["/usr/bin/program", "argument"], its path absolute)
+f:6:11: rule[2].restart: "start" is not known (expected "unit", "none" or { command = ["/usr/bin/program", "argument"], user = "name" })`},
+		{"then", "[[rule]]\nthen = ['b.service', 'b', 'b@.service', 'a b.service', '/x.service', '@x.service', 'x.slice']\n[[rule]]\nthen = []\n[[rule]]\nthen = 'b.service'",
+			`f:2:22: rule[0].then[1]: "b" has no type such as .service (expected names of units such as ["b.service"], 1 to 32 of them)
+f:2:27: rule[0].then[2]: "b@.service" is a template: an instance has something behind the @ (expected names of units such as ["b.service"], 1 to 32 of them)
+f:2:41: rule[0].then[3]: "a b.service" is no name of a unit (expected names of units such as ["b.service"], 1 to 32 of them)
+f:2:56: rule[0].then[4]: "/x.service" is no name of a unit (expected names of units such as ["b.service"], 1 to 32 of them)
+f:2:70: rule[0].then[5]: "@x.service" is no name of a unit (expected names of units such as ["b.service"], 1 to 32 of them)
+f:2:84: rule[0].then[6]: "x.slice" has no type such as .service (expected names of units such as ["b.service"], 1 to 32 of them)
+f:4:8: rule[1].then: is empty (expected names of units such as ["b.service"], 1 to 32 of them)
+f:6:8: rule[2].then: is the string "b.service" (expected names of units such as ["b.service"], 1 to 32 of them)`},
+		{"recovery", "[recovery]\nwait = '0s'\ncap = 5\nattempts = 0\nwindow = '25h'\n[[rule]]\nrecovery = { attempts = 101, window = '0s', cap = '1s' }\nstart_grace = '0s'",
+			`f:2:8: recovery.wait: "0s" is out of range (expected a duration such as "5s", 1s to 1h)
+f:3:7: recovery.cap: is the integer 5 (expected a duration such as "5s", 1s to 24h)
+f:4:12: recovery.attempts: 0 is out of range (expected an integer, 1 to 100)
+f:5:10: recovery.window: "25h" is out of range (expected a duration such as "5s", 1s to 24h)
+f:7:25: rule[0].recovery.attempts: 101 is out of range (expected an integer, 1 to 100)
+f:7:39: rule[0].recovery.window: "0s" is out of range (expected a duration such as "5s", 1s to 24h)
+f:7:45: rule[0].recovery.cap: unknown key (expected one of attempts, window)
+f:8:15: rule[0].start_grace: "0s" is out of range (expected a duration such as "5s", 1s to 24h)`},
 		{"rule's verdict", "[[rule]]\nverdict = { blocked = 'ladder', frozen = 'report', gone = 1 }",
 			`f:2:42: rule[0].verdict.frozen: "report" is not known (expected "hold" or "ladder")
 f:2:52: rule[0].verdict.gone: unknown key (expected one of hung, starved, blocked, stopped, traced, frozen, dumping)`},
@@ -156,7 +180,7 @@ f:3:57: rule[1].ladder.steps[1].signal: unknown signal "SIGFOO" (expected the na
 		{"bad date", "brake.window = 2026-13-45", `f:1:16: brake.window: is the date or time 2026-13-45 (expected a duration such as "1s", 100ms to 1h)`},
 		{"all at once", "interval = 1\nnope = 1\n[log]\nlevel = 2s\nformat = 3\n[brake]\nat_least = 0\n[[rule]]\ntimeout = 1\naction = 'x'\n",
 			`f:1:12: interval: is the integer 1 (expected a duration such as "1s", 50ms to 10s)
-f:2:1: nope: unknown key (expected one of interval, runtime_dir, log, cpactive, control, protect, verdict, pressure, ladder, brake, limits, rule, names)
+f:2:1: nope: unknown key (expected one of interval, runtime_dir, log, cpactive, control, protect, verdict, pressure, ladder, brake, recovery, limits, rule, names)
 f:4:10: log.level: strings must be quoted (expected one of trace, debug, info, warn, error)
 f:5:10: log.format: is the integer 3 (expected one of auto, journal, console, json)
 f:7:12: brake.at_least: 0 is out of range (expected an integer, 2 to 1000000)
@@ -425,11 +449,27 @@ func anyConfig(t *rapid.T) Config {
 		Fraction: rapid.Float64Range(math.SmallestNonzeroFloat64, 1).Draw(t, "fraction"),
 		Window:   between(minWindow, maxWindow, "window"),
 	}
+	pause := func(label string) time.Duration { return between(time.Second, maxPause, label) }
+	c.Recovery = Recovery{between(time.Second, maxWait, "wait"), pause("cap"), rapid.IntRange(1, maxAttempts).Draw(t, "attempts"),
+		pause("window"), pause("stable"), between(time.Second, maxTimeout, "give_up")}
 	for range rapid.IntRange(0, 4).Draw(t, "rules") {
 		r := Rule{
 			Match:   Match{pattern.Draw(t, "name"), pattern.Draw(t, "user"), pattern.Draw(t, "unit")},
 			Action:  rapid.SampledFrom([]Action{ActionLadder, ActionReport}).Draw(t, "action"),
-			Restart: rapid.SampledFrom([]Restart{RestartUnit, RestartNone}).Draw(t, "restart"),
+			Restart: rapid.SampledFrom([]Restart{RestartUnit, RestartNone, RestartCommand}).Draw(t, "restart"),
+		}
+		if r.Restart == RestartCommand {
+			args := rapid.SliceOfN(rapid.StringMatching(`/[^\x00]{0,20}`), 1, 5)
+			r.Command = &Command{Args: args.Draw(t, "command"), User: rapid.SampledFrom([]string{"", "idc", "1000"}).Draw(t, "as")}
+		}
+		if rapid.Bool().Draw(t, "has then") {
+			r.Then = rapid.SliceOfN(rapid.StringMatching(`[a-z0-9:_.\\-][a-z@-]{0,10}x\.(service|target)`), 1, 5).Draw(t, "then")
+		}
+		if rapid.Bool().Draw(t, "has recovery") {
+			r.Recovery = RuleRecovery{rapid.IntRange(0, maxAttempts).Draw(t, "attempts"), between(time.Second, maxPause, "window")}
+		}
+		if rapid.Bool().Draw(t, "has grace") {
+			r.StartGrace = between(minTimeout, maxPause, "start_grace")
 		}
 		if rapid.Bool().Draw(t, "has timeout") {
 			r.Timeout = between(minTimeout, maxTimeout, "timeout")

@@ -26,6 +26,10 @@ const (
 	maxWindow     = time.Hour
 	minTimeout    = time.Second
 	maxTimeout    = 7 * 24 * time.Hour
+	maxAttempts   = 100
+	maxPause      = 24 * time.Hour
+	maxThen       = 32
+	maxUnit       = 255        // of systemd: UNIT_NAME_MAX, without its NUL
 	maxRules      = 1000       // each new record is matched against all of them
 	maxKey        = 0x7fffffff // key_t is a signed 32-bit integer
 	maxSocketPath = 107        // sun_path of unix(7), without its NUL
@@ -176,6 +180,14 @@ var schema = []field[Config]{
 		},
 		duration("window", minWindow, maxWindow, "in which they fall overdue", func(c *Config) *time.Duration { return &c.Brake.Window }),
 	),
+	section("recovery",
+		duration("wait", time.Second, maxWait, "systemd's own restart goes first", func(c *Config) *time.Duration { return &c.Recovery.Wait }),
+		duration("cap", time.Second, maxPause, "the wait doubles with each start, up to this", func(c *Config) *time.Duration { return &c.Recovery.Cap }),
+		integer("attempts", 1, maxAttempts, "starts in the window before a name is given up", func(c *Config) *int { return &c.Recovery.Attempts }),
+		duration("window", time.Second, maxPause, "", func(c *Config) *time.Duration { return &c.Recovery.Window }),
+		duration("stable", time.Second, maxPause, "without another end: all begins anew", func(c *Config) *time.Duration { return &c.Recovery.Stable }),
+		duration("give_up", time.Second, maxTimeout, "then it is tried anew", func(c *Config) *time.Duration { return &c.Recovery.GiveUp }),
+	),
 	section("limits",
 		duration("sample", minSample, maxSample, "between two looks at what a target uses, where its rule has limits",
 			func(c *Config) *time.Duration { return &c.Sample }),
@@ -213,13 +225,32 @@ var ruleSchema = []field[Rule]{
 		text: func(rule *Rule) string { return enumText(rule.Action) },
 	},
 	duration("timeout", minTimeout, maxTimeout, "", func(r *Rule) *time.Duration { return &r.Timeout }),
+	duration("start_grace", minTimeout, maxPause, "", func(r *Rule) *time.Duration { return &r.StartGrace }),
+	{key: "restart", expected: restartExpected, read: readRestart, text: restartText},
 	{
-		key: "restart", expected: `"unit" or "none"`,
+		key: "then", expected: thenExpected,
 		read: func(r *reader, rule *Rule, path string, v *node) {
-			readEnum(r, &rule.Restart, path, v, RestartUnit, RestartNone)
+			readSome(r, &rule.Then, path, v, thenExpected, maxThen, checkUnit)
 		},
-		text: func(rule *Rule) string { return enumText(rule.Restart) },
+		text: func(rule *Rule) string { return someText(rule.Then) },
 	},
+	section("recovery",
+		field[Rule]{
+			key: "attempts", expected: attemptsExpected,
+			read: func(r *reader, rule *Rule, path string, v *node) {
+				if n, ok := readInteger(r, path, v, attemptsExpected, 1, maxAttempts); ok {
+					rule.Recovery.Attempts = int(n)
+				}
+			},
+			text: func(rule *Rule) string {
+				if rule.Recovery.Attempts == 0 {
+					return ""
+				}
+				return strconv.Itoa(rule.Recovery.Attempts)
+			},
+		},
+		duration("window", time.Second, maxPause, "", func(r *Rule) *time.Duration { return &r.Recovery.Window }),
+	),
 	section("verdict", responses(func(r *Rule) *Responses { return &r.Verdict })...),
 	section("ladder",
 		steps("", func(r *Rule) *[]Step { return &r.Ladder.Steps }),
@@ -267,6 +298,7 @@ const (
 	signalExpected   = `the name of a signal such as "SIGTERM"`
 	fractionExpected = "a number above 0 and at most 1, such as 0.5"
 	patternExpected  = `a pattern such as "ftp*"`
+	attemptsExpected = "an integer, 1 to 100"
 )
 
 // section is a table of fields of T.

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os/user"
@@ -53,7 +54,9 @@ func (d *Daemon) act(decision guard.Decision) {
 	case guard.CheckReaped:
 		d.see(d.checkReaped(x))
 	case guard.RestoreUnit:
-		d.restorer.ask(x)
+		d.restorer.ask(restoreJob{guard.RestoreDone{Unit: x.Unit, PID: x.PID}, func(ctx context.Context) guard.RestoreDone { return d.restorer.restore(ctx, x) }})
+	case guard.RestartUnit:
+		d.restorer.ask(restoreJob{guard.RestoreDone{Unit: x.Unit, PID: x.PID}, func(ctx context.Context) guard.RestoreDone { return d.restorer.restart(ctx, x) }})
 	case guard.RepairSemaphore:
 		if sem := d.tables.sem; sem != nil && sem.ID() == x.ID {
 			if err := sem.Repair(); err != nil {
@@ -112,7 +115,7 @@ func (d *Daemon) identify(x guard.Identify) guard.Identified {
 	}
 	d.held[x.Target] = &held{proc: p, seen: process.Now(), exited: make(chan struct{})}
 	out.Facts = guard.Facts{Start: p.StartTime, Inode: p.Inode, UID: p.UID, PPID: p.PPID, PGID: p.PGID,
-		User: d.userName(p.UID), Unit: p.Unit, Comm: p.Comm, Cgroup: p.Cgroup}
+		User: d.userName(p.UID), Unit: p.Unit, Comm: p.Comm, Parent: d.parentName(p.PPID), Cgroup: p.Cgroup}
 	d.restorer.meet(out.Facts, p.PID)
 	return out
 }
@@ -137,6 +140,33 @@ func (d *Daemon) userName(uid uint32) string {
 	return name
 }
 
+// parent is the name of a process that has started targets.
+type parent struct {
+	comm string
+	at   time.Duration
+}
+
+// parentAge is for how long the name of a parent counts: that of systemd and of a
+// start script is read once for all that begin together.
+const parentAge = time.Second
+
+// parentName is the name of a parent; that of pid 1 is not asked for.
+func (d *Daemon) parentName(pid int32) string {
+	if pid <= 1 {
+		return ""
+	}
+	now := process.Now()
+	if p, ok := d.parents[pid]; ok && now-p.at < parentAge {
+		return p.comm
+	}
+	if len(d.parents) >= maxUsers {
+		clear(d.parents)
+	}
+	comm := commOf(pid)
+	d.parents[pid] = parent{comm, now}
+	return comm
+}
+
 // release gives a process up.
 func (d *Daemon) release(id guard.TargetID) {
 	h := d.held[id]
@@ -159,16 +189,33 @@ func (d *Daemon) exitNotice(id guard.TargetID) {
 	h.gone = true
 	_ = d.poller.Unwatch(h.proc.FD())
 	close(h.exited)
-	status := ""
+	o := guard.Exited{Target: id}
 	if ws, ok := h.proc.ExitStatus(); ok {
-		switch {
-		case ws.Exited():
-			status = fmt.Sprintf("exit status %d", ws.ExitStatus())
-		case ws.Signaled():
-			status = "killed by " + unix.SignalName(ws.Signal())
-		}
+		o.Status, o.Ending = endingOf(ws)
 	}
-	d.see(guard.Exited{Target: id, Status: status})
+	d.see(o)
+}
+
+// endingOf says in words how a process ended, and whether that is a crash: for
+// systemd these four signals are an end on request, too (systemd.service(5),
+// SuccessExitStatus=).
+func endingOf(ws unix.WaitStatus) (string, guard.Ending) {
+	switch {
+	case ws.Exited():
+		text := fmt.Sprintf("exit status %d", ws.ExitStatus())
+		if ws.ExitStatus() == 0 {
+			return text, guard.EndedWell
+		}
+		return text, guard.EndedBadly
+	case ws.Signaled():
+		text := "killed by " + unix.SignalName(ws.Signal())
+		switch ws.Signal() {
+		case unix.SIGHUP, unix.SIGINT, unix.SIGTERM, unix.SIGPIPE:
+			return text, guard.EndedWell
+		}
+		return text, guard.EndedBadly
+	}
+	return "", guard.EndedUnknown
 }
 
 func (d *Daemon) look(id guard.TargetID) *guard.Looked {
@@ -218,7 +265,14 @@ func (d *Daemon) clear(x guard.Clear) guard.ClearDone {
 func (d *Daemon) checkReaped(x guard.CheckReaped) guard.Reaped {
 	out := guard.Reaped{Target: x.Target}
 	// A zombie takes signal 0, a reaped process does not.
-	if h := d.held[x.Target]; h != nil && h.proc.Signal(0) == nil {
+	h := d.held[x.Target]
+	if h == nil {
+		return out
+	}
+	if ws, ok := h.proc.ExitStatus(); ok {
+		_, out.Ending = endingOf(ws)
+	}
+	if h.proc.Signal(0) == nil {
 		if ppid, state, err := process.ParentOf(x.PID); err == nil && state == 'Z' {
 			out.Zombie, out.Parent, out.ParentComm = true, ppid, commOf(ppid)
 		}

@@ -59,6 +59,7 @@ type Daemon struct {
 	held     map[guard.TargetID]*held
 	examines examines
 	users    map[uint32]string
+	parents  map[int32]parent
 	ladders  []guard.BeginLadder
 	groups   map[guard.TargetID]*groupTarget // of the ladders under way with scope cgroup
 	asks     []guard.AskConsent
@@ -139,7 +140,7 @@ func start(opts Options) (*Daemon, error) {
 	cfg := opts.Config
 	d := &Daemon{
 		opts: opts, cfg: &cfg, begun: process.Now(),
-		held: map[guard.TargetID]*held{}, groups: map[guard.TargetID]*groupTarget{}, users: map[uint32]string{},
+		held: map[guard.TargetID]*held{}, groups: map[guard.TargetID]*groupTarget{}, users: map[uint32]string{}, parents: map[int32]parent{},
 		ring: newRing(), lost: map[string]string{}, ending: make(chan struct{}), stopped: make(chan struct{}),
 	}
 	var err error

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -20,6 +21,12 @@ const (
 	restoreWorkers = 8
 	// restoreTimeout bounds one look and start: a start job waits for the unit.
 	restoreTimeout = 90 * time.Second
+	// settleTime is how long a unit has to stay up before it counts as started: of
+	// Type=exec and simple it is active before its program does anything.
+	settleTime = 2 * time.Second
+	// alike is how much earlier than an exit notice a unit may have gone down that
+	// went because of that end.
+	alike = time.Second
 	// learnTimeout bounds the question for a main process; maxMains bounds how
 	// many answers are kept.
 	learnTimeout = 10 * time.Second
@@ -27,28 +34,34 @@ const (
 )
 
 // restorer brings units back over D-Bus, on goroutines of its own: the bus can
-// stall. While its targets are alive it learns which are
-// main processes: systemd forgets that of a service that ended well, unless
-// another unit that is loaded refers to it.
+// stall. While its targets are alive it learns which are main processes: systemd
+// forgets that of a service that ended well, unless another unit that is loaded
+// refers to it, and of one that it has started again.
 type restorer struct {
 	units systemd.Units
-	queue chan guard.RestoreUnit
-	learn chan candidate
+	queue chan restoreJob
+	learn chan mainProcess
 	post  func(guard.Observation)
 
 	mu    sync.Mutex
-	mains map[string]int32 // the last known main process of each service
+	mains map[mainProcess]struct{} // known main processes, the ended ones too
 }
 
-// candidate is a process of a unit that may be its main one.
-type candidate struct {
+// restoreJob is one question to systemd.
+type restoreJob struct {
+	about guard.RestoreDone // without an answer
+	do    func(context.Context) guard.RestoreDone
+}
+
+// mainProcess is a process of a unit that is, or may be, its main one.
+type mainProcess struct {
 	unit string
 	pid  int32
 }
 
 func newRestorer(post func(guard.Observation)) *restorer {
-	return &restorer{queue: make(chan guard.RestoreUnit, restoreQueue), learn: make(chan candidate, restoreQueue), post: post,
-		mains: map[string]int32{}}
+	return &restorer{queue: make(chan restoreJob, restoreQueue), learn: make(chan mainProcess, restoreQueue), post: post,
+		mains: map[mainProcess]struct{}{}}
 }
 
 // meet has a new target looked at, if it may be a main process: those are
@@ -59,7 +72,7 @@ func (r *restorer) meet(p guard.Facts, pid int32) {
 		return
 	}
 	select {
-	case r.learn <- candidate{p.Unit, pid}:
+	case r.learn <- mainProcess{p.Unit, pid}:
 	default:
 	}
 }
@@ -71,14 +84,18 @@ func (r *restorer) learnMains(ctx context.Context) {
 			ctx, cancel := context.WithTimeout(ctx, learnTimeout)
 			pid, err := r.units.MainPID(ctx, m.unit)
 			cancel()
-			if err != nil || pid != m.pid {
+			if err != nil {
 				continue
 			}
 			r.mu.Lock()
 			if len(r.mains) >= maxMains {
 				clear(r.mains)
 			}
-			r.mains[m.unit] = pid
+			if pid == m.pid {
+				r.mains[m] = struct{}{}
+			} else { // an earlier process of that number was
+				delete(r.mains, m)
+			}
 			r.mu.Unlock()
 		case <-ctx.Done():
 			return
@@ -86,22 +103,21 @@ func (r *restorer) learnMains(ctx context.Context) {
 	}
 }
 
-// wasMain says whether pid was the unit's main process, by what systemd says
+// wasMain says whether a process was the unit's main one, by what systemd says
 // now or, when it has forgotten, by what it said then.
-func (r *restorer) wasMain(state systemd.UnitState, unit string, pid int32) bool {
-	if state.ExecMainPID != 0 {
-		return state.ExecMainPID == pid
-	}
+func (r *restorer) wasMain(state systemd.UnitState, m mainProcess) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.mains[unit] == pid
+	_, was := r.mains[m]
+	return was || state.ExecMainPID == m.pid
 }
 
-func (r *restorer) ask(x guard.RestoreUnit) {
+func (r *restorer) ask(j restoreJob) {
 	select {
-	case r.queue <- x:
+	case r.queue <- j:
 	default:
-		r.post(guard.RestoreDone{Unit: x.Unit, PID: x.PID, Failed: true, Reason: "too many units wait to be restored"})
+		j.about.Failed, j.about.Unasked, j.about.Reason = true, true, "too many units wait to be restored"
+		r.post(j.about)
 	}
 }
 
@@ -118,36 +134,135 @@ func (r *restorer) run(ctx context.Context) {
 func (r *restorer) work(ctx context.Context) {
 	for {
 		select {
-		case x := <-r.queue:
-			r.post(r.restore(ctx, x))
+		case j := <-r.queue:
+			limited, cancel := context.WithTimeout(ctx, restoreTimeout)
+			r.post(j.do(limited))
+			cancel()
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
+// restore starts what ended, if it is down and nobody wants it to be.
 func (r *restorer) restore(ctx context.Context, x guard.RestoreUnit) guard.RestoreDone {
-	ctx, cancel := context.WithTimeout(ctx, restoreTimeout)
-	defer cancel()
 	out := guard.RestoreDone{Unit: x.Unit, PID: x.PID}
-	state, err := r.units.State(ctx, x.Unit)
-	switch {
-	case err != nil:
-		out.Failed, out.Reason = true, err.Error()
-		return out
-	case !r.wasMain(state, x.Unit, x.PID):
-		out.Reason = fmt.Sprintf("pid %d was not its main process", x.PID)
-		return out
-	case !state.Down():
-		out.Reason = "systemd restarts it: " + state.Active
+	var state systemd.UnitState
+	if strings.HasSuffix(x.Unit, ".service") {
+		var err error
+		if state, err = r.units.State(ctx, x.Unit); err != nil {
+			out.Failed, out.Unasked, out.Reason = true, true, err.Error()
+			return out
+		}
+	}
+	if !mayStart(x, state, r.wasMain(state, mainProcess{x.Unit, x.PID}), &out) {
 		return out
 	}
-	result, err := r.units.Start(ctx, x.Unit)
+	unit := x.Unit
+	var result string
+	var err error
+	if x.Command == nil {
+		result, err = r.units.Start(ctx, unit)
+	} else {
+		// The name is the same when it is asked for again after a crash of the
+		// guard: then it runs already.
+		unit = fmt.Sprintf("checkprocd-run-%d-%d.service", x.PID, x.Ended.Microseconds())
+		user := x.Command.User
+		if user == "" {
+			user = x.User
+		}
+		out.As = unit
+		result, err = r.units.StartTransient(ctx, systemd.Transient{Name: unit, Description: oneLine(x.Name) + ", started again by the process guard", Command: x.Command.Args, User: user})
+		if errors.Is(err, systemd.ErrExists) {
+			out.Up, out.Reason = true, "its command runs"
+			return out
+		}
+	}
 	switch {
 	case err != nil:
 		out.Failed, out.Reason = true, err.Error()
 	case result != "done":
 		out.Failed, out.Reason = true, "its start job ended as "+result
+	default:
+		if why := r.fails(ctx, unit); why != "" {
+			out.Failed, out.Reason = true, why
+			break
+		}
+		out.Started = true
+	}
+	return out
+}
+
+// mayStart says whether a process is to be started again, by what systemd says
+// about its unit; what comes of it is in out, and so is the reason.
+func mayStart(x guard.RestoreUnit, s systemd.UnitState, main bool, out *guard.RestoreDone) bool {
+	known := s.Load == "loaded" && main
+	switch {
+	case !known && x.Command != nil: // its unit is another's, or gone with it
+		out.Reason = "its exit status says that it crashed"
+		if !x.Crashed {
+			out.Reason = "it was ended"
+		} else if !x.Sure {
+			out.Reason = "nobody knows whether it crashed"
+		}
+		return !x.Crashed || x.Sure
+	case !main:
+		out.Reason = fmt.Sprintf("pid %d was not its main process", x.PID)
+	case !known:
+		out.Reason = "it is " + s.Load
+	case s.Job || s.Active == "activating" || s.Active == "deactivating":
+		out.Coming, out.Reason = true, "systemd restarts it: "+s.Active
+	case !s.Down():
+		out.Up, out.Reason = true, "systemd restarted it: "+s.Active
+	case (x.Crashed || s.ExecMainPID != 0 && s.ExecMainPID != x.PID) && !s.Crashed():
+		out.Reason = "it was stopped: " + s.Active // by somebody who wants it to be
+	default:
+		out.Reason = "it was " + s.Active
+		return true
+	}
+	return false
+}
+
+// fails says why a unit that was just started does not stay up, "" if it does.
+func (r *restorer) fails(ctx context.Context, unit string) string {
+	select {
+	case <-time.After(settleTime):
+	case <-ctx.Done():
+		return ""
+	}
+	state, err := r.units.State(ctx, unit)
+	switch {
+	case err != nil: // it was started
+		return ""
+	case state.Load == "not-found": // of a command that ended
+		return fmt.Sprintf("it ended within %s", settleTime)
+	case state.Active == "failed":
+		return fmt.Sprintf("it failed within %s: %s", settleTime, state.Result)
+	}
+	return ""
+}
+
+// restart restarts a unit that follows another, unless it was down before.
+func (r *restorer) restart(ctx context.Context, x guard.RestartUnit) guard.RestoreDone {
+	out := guard.RestoreDone{Unit: x.Unit, PID: x.PID}
+	state, err := r.units.State(ctx, x.Unit)
+	switch {
+	case err != nil:
+		out.Failed, out.Unasked, out.Reason = true, true, err.Error()
+		return out
+	case state.Load != "loaded":
+		out.Failed, out.Reason = true, "it is "+state.Load
+		return out
+	case state.Active == "inactive" && state.Left < x.Ended-alike:
+		out.Reason = "it was stopped before"
+		return out
+	}
+	result, err := r.units.Restart(ctx, x.Unit)
+	switch {
+	case err != nil:
+		out.Failed, out.Reason = true, err.Error()
+	case result != "done":
+		out.Failed, out.Reason = true, "its restart job ended as "+result
 	default:
 		out.Started, out.Reason = true, "it was "+state.Active
 	}

@@ -90,10 +90,27 @@ type CheckReaped struct {
 }
 
 // RestoreUnit asks to start Unit if PID was its main process, it is inactive or
-// failed now, and no job waits ([RestoreDone], later).
+// failed now, and no job waits ([RestoreDone], later). What has Crashed is started
+// only if its unit failed by itself, and was not being stopped.
 type RestoreUnit struct {
-	Unit string
-	PID  int32
+	Unit    string
+	PID     int32
+	Target  TargetID // that ended
+	Crashed bool
+	Sure    bool            // that it crashed, by its exit status
+	Command *config.Command // started instead, in a transient unit; nil: Unit
+	Name    string
+	User    string        // that PID ran as
+	Ended   time.Duration // when, CLOCK_MONOTONIC: the same when it is asked for again
+}
+
+// RestartUnit asks to restart a unit because another one came back, if it runs, or
+// has failed, or is down only since Ended, a time of CLOCK_MONOTONIC
+// ([RestoreDone], later). PID is that of whose end it is.
+type RestartUnit struct {
+	Unit  string
+	PID   int32
+	Ended time.Duration
 }
 
 // RepairSemaphore asks to set a never-initialised semaphore to 1.
@@ -120,6 +137,7 @@ func (BeginLadder) decision()     {}
 func (CancelLadder) decision()    {}
 func (CheckReaped) decision()     {}
 func (RestoreUnit) decision()     {}
+func (RestartUnit) decision()     {}
 func (RepairSemaphore) decision() {}
 func (CatchOldGuard) decision()   {}
 func (DropTable) decision()       {}

@@ -563,10 +563,10 @@ func TestRestore(t *testing.T) {
 	t.Run("started", func(t *testing.T) {
 		w := kill(t, "c.service", RestoreDone{Started: true})
 		w.want(110, killedStory+" restored")
-		if len(w.asked) != 1 || w.asked[0] != (RestoreUnit{"c.service", 110}) {
+		if len(w.asked) != 1 || w.asked[0] != (RestoreUnit{Unit: "c.service", PID: 110, Target: w.find(EvKilled, 110)[0].Target, Sure: true, Name: "c", User: "idc", Ended: w.find(EvKilled, 110)[0].at}) {
 			t.Errorf("%v", w.asked)
 		}
-		if e := w.find(EvRestored, 110)[0].at - w.find(EvKilled, 110)[0].at; e != restoreWait+200*ms {
+		if e := w.find(EvRestored, 110)[0].at - w.find(EvKilled, 110)[0].at; e != 5*sec+200*ms {
 			t.Errorf("after %v", e)
 		}
 	})
@@ -580,9 +580,10 @@ func TestRestore(t *testing.T) {
 	})
 	t.Run("given up", func(t *testing.T) {
 		f := RestoreDone{Failed: true, Reason: "bus"}
-		w := kill(t, "c.service", f, f, f, f)
-		w.want(110, killedStory+" restore-failed restore-failed restore-failed")
-		if len(w.asked) != 3 {
+		w := kill(t, "c.service", f, f, f, f, f, f)
+		w.run(10 * time.Minute)
+		w.want(110, killedStory+" restore-failed restore-failed restore-failed restore-failed restore-failed gave-up")
+		if len(w.asked) != 5 {
 			t.Errorf("%v", w.asked)
 		}
 	})

@@ -47,6 +47,8 @@ const (
 	EvUnreaped      EventName = "unreaped"
 	EvRestored      EventName = "restored"
 	EvRestoreFailed EventName = "restore-failed"
+	EvGaveUp        EventName = "gave-up"
+	EvRetrying      EventName = "retrying"
 	EvActing        EventName = "acting"
 	EvObserving     EventName = "observing"
 )

@@ -57,7 +57,8 @@ type Guard struct {
 	brake        brake
 	groupSignals []groupSignal
 	groupExits   []groupExit
-	restores     []restore
+	pending      []recovery
+	budgets      []budget
 	sem          semWatch
 	rhythm       rhythm
 	noise, churn bucket
@@ -176,8 +177,8 @@ func (g *Guard) timers() {
 	if len(g.reopens) > 0 {
 		g.reopenDue()
 	}
-	if len(g.restores) > 0 {
-		g.restoreDue()
+	if len(g.pending)+len(g.budgets) > 0 {
+		g.recoverDue()
 	}
 }
 
@@ -216,8 +217,13 @@ func (g *Guard) plan() {
 	for _, a := range g.reopens {
 		next = min(next, a.at)
 	}
-	for _, r := range g.restores {
-		next = min(next, r.at)
+	for i := range g.pending {
+		next = min(next, g.pending[i].at)
+	}
+	for i := range g.budgets {
+		if b := &g.budgets[i]; b.given {
+			next = min(next, b.until)
+		}
 	}
 	if g.brake.on {
 		next = min(next, g.brake.next)

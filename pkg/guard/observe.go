@@ -44,14 +44,15 @@ type Reread struct {
 
 // Facts is what is known of a verified process.
 type Facts struct {
-	Start uint64 // start time, clock ticks since boot
-	Inode uint64 // inode of the pidfd, 0 where the kernel has no unique ones
-	UID   uint32
-	PPID  int32
-	PGID  int32
-	User  string
-	Unit  string // systemd unit, "" for none
-	Comm  string
+	Start  uint64 // start time, clock ticks since boot
+	Inode  uint64 // inode of the pidfd, 0 where the kernel has no unique ones
+	UID    uint32
+	PPID   int32
+	PGID   int32
+	User   string
+	Unit   string // systemd unit, "" for none
+	Comm   string
+	Parent string // comm of its parent, when it was first seen
 
 	Cgroup string // path in the hierarchy that systemd uses
 }
@@ -138,7 +139,17 @@ type Examined struct {
 type Exited struct {
 	Target TargetID
 	Status string // how it ended, "" where the kernel does not tell
+	Ending Ending
 }
+
+// Ending is what the exit status says about an end.
+type Ending uint8
+
+const (
+	EndedUnknown Ending = iota // the kernel does not tell (before Linux 6.15)
+	EndedWell                  // as on request: status 0, or SIGHUP, SIGINT, SIGTERM, SIGPIPE
+	EndedBadly                 // it crashed
+)
 
 // ClearDone answers [Clear].
 type ClearDone struct {
@@ -176,16 +187,22 @@ type LadderReport struct {
 type Reaped struct {
 	Target     TargetID
 	Zombie     bool
+	Ending     Ending // where the exit notice came before it was known
 	Parent     int32
 	ParentComm string
 }
 
-// RestoreDone answers [RestoreUnit].
+// RestoreDone answers [RestoreUnit] and [RestartUnit]. At most one of Started,
+// Up, Coming and Failed is set; none: it is left alone.
 type RestoreDone struct {
 	Unit    string
 	PID     int32
 	Started bool
+	Up      bool   // it runs again
+	Coming  bool   // somebody else is about to start it, or to stop it
 	Failed  bool   // worth another try
+	Unasked bool   // and nothing was started: nobody could be asked
+	As      string // the unit of a command that was started
 	Reason  string // the state that made a start unnecessary, or the error
 }
 

@@ -72,6 +72,18 @@ var scenarios = map[string]func(w *world) time.Duration{
 		w.tb().records[3] = record(110, "victim", 5, 1)
 		return 30 * sec
 	},
+	"crashes, and what follows it": func(w *world) time.Duration {
+		w.cfg.Rules = []config.Rule{{Then: []string{"b.service", "d.service"}}}
+		p := w.client(110, "c", 5, 2*sec)
+		p.facts.Unit, p.ending = "c.service", EndedBadly
+		w.in(7*sec, func() { p.exit(false) })
+		begun := w.now
+		w.onRestore = func(RestoreUnit) RestoreDone {
+			early := w.now-begun < 15*sec
+			return RestoreDone{Started: !early, Failed: early, Reason: "no"}
+		}
+		return 40 * sec
+	},
 	"rule": func(w *world) time.Duration {
 		w.cfg.Rules = []config.Rule{{Action: config.ActionReport}}
 		w.client(110, "c", 5, 0)

@@ -55,7 +55,7 @@ func (g *Guard) reidentified(ix int32, o Identified) {
 	case SightGone:
 		t.opening = false
 		if t.state == Ladder && t.killedBy == "" {
-			g.planRestore(ix) // a signal may have been sent, and its report lost
+			g.planRecovery(ix, false, true) // a signal may have been sent, and its report lost
 		}
 		g.ended(ix, "")
 		return

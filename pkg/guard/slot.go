@@ -118,13 +118,12 @@ func (o *Scan) apply(g *Guard) {
 			}
 			// The path of nearly all changes: a guarded target beat.
 			if s := &tb.slots[i]; s.phase == slotLatched {
-				if t := &g.targets[s.owner]; t.state == Guarded {
+				if t := &g.targets[s.owner]; t.state == Guarded && t.beaten {
 					p.Token = r.Token
 					if silent := attn - t.since; !t.note(codeOf(silent)) {
 						g.countAnew(s.owner, codeOf(silent))
 					}
 					t.beat(attn)
-					t.beaten = true
 					if t.limit > 0 {
 						g.due[s.owner] = attn + t.patience/2
 					}

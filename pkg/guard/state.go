@@ -12,7 +12,7 @@ import (
 
 // StateVersion is the version of the bytes that Save writes. It changes with
 // every change of their meaning; another version is never read.
-const StateVersion = 3
+const StateVersion = 4
 
 // maxSlots bounds what a damaged state can make Restore allocate; the daemon
 // attaches 16 tables of 100000 records at most.
@@ -70,13 +70,13 @@ func (g *Guard) Save(buf []byte) []byte {
 		w.dur(o.at)
 		w.u64(uint64(o.id))
 	}
-	w.u32(uint32(len(g.restores)))
-	for _, r := range g.restores {
-		w.dur(r.at)
-		w.str(r.unit)
-		w.u32(uint32(r.pid))
-		w.u32(uint32(r.tries))
-		w.flag(r.under)
+	w.u32(uint32(len(g.pending)))
+	for i := range g.pending {
+		g.pending[i].save(&w)
+	}
+	w.u32(uint32(len(g.budgets)))
+	for i := range g.budgets {
+		g.budgets[i].save(&w)
 	}
 	w.u32(uint32(len(g.holds)))
 	for i := range g.holds {
@@ -128,6 +128,7 @@ func (t *target) save(w *writer, due time.Duration) {
 	w.str(t.facts.User)
 	w.str(t.facts.Unit)
 	w.str(t.facts.Comm)
+	w.str(t.facts.Parent)
 	w.u8(uint8(t.state))
 	w.raw(t.name[:])
 	w.u32(uint32(t.timeout))
@@ -275,13 +276,7 @@ func Restore(cfg *config.Config, state []byte) (*Guard, error) {
 	for n := r.count(maxSlots); n > 0 && !r.bad; n-- {
 		g.overdue = append(g.overdue, overdue{r.upTo(attn), TargetID(r.u64())})
 	}
-	for n := r.count(maxSlots); n > 0 && !r.bad; n-- {
-		x := restore{at: r.upTo(never), unit: r.str(), pid: int32(r.u32()), tries: int(r.u32()), under: r.flag()}
-		if x.under { // the answer was lost with the daemon: ask again
-			x.under, x.at = false, g.clock.attn
-		}
-		g.restores = append(g.restores, x)
-	}
+	g.restoreRecoveries(&r)
 	for n := r.count(maxHolds); n > 0 && !r.bad; n-- {
 		g.holds = append(g.holds, hold{Selector: Selector{int32(r.u32()), r.str(), r.flag()}, id: TargetID(r.u64()), until: r.upTo(g.clock.last + holdMax), reason: r.str(), by: r.str()})
 	}
@@ -362,7 +357,7 @@ func (t *target) restore(r *reader, attn time.Duration) {
 	*t = target{
 		used: true, habit: -1,
 		id: TargetID(r.u64()), pid: int32(r.u32()),
-		facts: Facts{Start: r.u64(), Inode: r.u64(), UID: r.u32(), PPID: int32(r.u32()), PGID: int32(r.u32()), User: r.str(), Unit: r.str(), Comm: r.str()},
+		facts: Facts{Start: r.u64(), Inode: r.u64(), UID: r.u32(), PPID: int32(r.u32()), PGID: int32(r.u32()), User: r.str(), Unit: r.str(), Comm: r.str(), Parent: r.str()},
 		state: State(r.u8()),
 	}
 	r.raw(t.name[:])

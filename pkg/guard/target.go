@@ -167,7 +167,8 @@ type target struct {
 	step        int32  // of the ladder: the step whose signal was sent last
 	sent        bool
 	sentMono    time.Duration
-	status      string    // how it ended
+	status      string // how it ended
+	ending      Ending
 	inLadder    bool      // the last word of its ladder has not come
 	farewell    EventName // how its end was or will be reported
 	said        bool      // its end was reported
@@ -358,15 +359,24 @@ func (g *Guard) setPatience(ix int32) {
 	if t.policy.Timeout > 0 {
 		t.limit = t.policy.Timeout
 	}
-	margin := max(time.Duration(float64(t.limit)*g.cfg.CPActive.Margin), marginMin)
 	before := t.patience
-	t.patience = t.limit + margin
+	t.patience = g.patienceOf(t)
 	switch {
 	case t.state == Guarded || t.state == Watched:
 		g.settleState(ix)
 	case t.state == Reported && t.patience != before:
 		g.due[ix] = g.clock.attn // judged anew
 	}
+}
+
+// patienceOf is how long a target may be silent: its limit with the margin, and
+// the grace of its start before it has ever beaten.
+func (g *Guard) patienceOf(t *target) time.Duration {
+	d := t.limit + max(time.Duration(float64(t.limit)*g.cfg.CPActive.Margin), marginMin)
+	if !t.beaten {
+		d = max(d, t.policy.StartGrace)
+	}
+	return d
 }
 
 // settleState puts a target that is not in an episode to Watched or Guarded.
@@ -412,7 +422,10 @@ func (g *Guard) beat(ix int32) {
 	silent := t.silence(g.clock.attn)
 	g.noteGap(ix, silent)
 	t.beat(g.clock.attn)
-	t.beaten = true
+	if !t.beaten {
+		t.beaten = true
+		t.patience = g.patienceOf(t)
+	}
 	switch t.state {
 	case Watched:
 		g.settleState(ix)
@@ -695,6 +708,7 @@ func (g *Guard) wipedAnswer(ix int32) {
 
 func (o Exited) apply(g *Guard) {
 	if ix, ok := g.byID[o.Target]; ok {
+		g.targets[ix].ending = o.Ending
 		g.ended(ix, o.Status)
 	}
 }
@@ -770,7 +784,7 @@ func (g *Guard) lastWords(ix int32) {
 	}
 	g.farewell(ix, EvKilled)
 	g.brake.proven++
-	g.planRestore(ix)
+	g.planRecovery(ix, false, true)
 }
 
 // farewell reports the end of a target, once.
@@ -802,6 +816,9 @@ func (g *Guard) farewell(ix int32, name EventName) {
 	case EvExited:
 		e.Level = LevelNotice
 		e.Message = fmt.Sprintf("%s ended without wiping its record%s", t.describe(), how)
+		if t.ending != EndedWell {
+			g.planRecovery(ix, true, t.ending == EndedBadly)
+		}
 	case EvUnregistered:
 		e.Message = fmt.Sprintf("%s wiped its record and ended%s", t.describe(), how)
 	}
@@ -812,6 +829,9 @@ func (o Reaped) apply(g *Guard) {
 	ix, ok := g.byID[o.Target]
 	if !ok || g.targets[ix].state != Ended {
 		return
+	}
+	if t := &g.targets[ix]; t.farewell == EvExited && t.ending == EndedUnknown && o.Ending == EndedBadly {
+		g.planRecovery(ix, true, true)
 	}
 	if o.Zombie {
 		e := g.about(ix, EvUnreaped, LevelWarning, "zombie")

@@ -51,17 +51,18 @@ type world struct {
 	state        []byte
 
 	// How the host behaves.
-	askDelay   time.Duration // until an answer about consent
-	proofDelay time.Duration // until the evidence is in
-	unreadable *proc         // whose maps cannot be read
-	wordDelay  time.Duration // until the last word of a ladder comes
-	signalErr  string        // why no signal can be sent
-	readOnly   bool          // the tables can only be read
-	stillToo   bool          // rules say that those who stand still are ended as well
-	noInodes   bool          // a kernel without unique inodes of pidfds
-	restoreRes []RestoreDone // answers to RestoreUnit, in turn
-	exitDelay  time.Duration // until an exit notice comes; negative: never
-	sim        *sim          // what watches this world instead of the checks below; nil: nothing
+	askDelay   time.Duration                 // until an answer about consent
+	proofDelay time.Duration                 // until the evidence is in
+	unreadable *proc                         // whose maps cannot be read
+	wordDelay  time.Duration                 // until the last word of a ladder comes
+	signalErr  string                        // why no signal can be sent
+	readOnly   bool                          // the tables can only be read
+	stillToo   bool                          // rules say that those who stand still are ended as well
+	noInodes   bool                          // a kernel without unique inodes of pidfds
+	restoreRes []RestoreDone                 // answers to RestoreUnit, in turn
+	exitDelay  time.Duration                 // until an exit notice comes; negative: never
+	sim        *sim                          // what watches this world instead of the checks below; nil: nothing
+	onRestore  func(RestoreUnit) RestoreDone // answers it instead, where it is set
 
 	// What was seen.
 	events  []logged
@@ -114,8 +115,10 @@ type proc struct {
 	lastBeat time.Duration // or registration
 	token    func(now time.Duration) int64
 
-	alive  bool // false: a zombie, or gone
-	zombie bool // when it ends it is not reaped
+	alive  bool   // false: a zombie, or gone
+	zombie bool   // when it ends it is not reaped
+	ending Ending // as the exit notice says it
+	late   Ending // as it is known later
 	sight  Sight
 	reason string
 	state  byte
@@ -238,7 +241,7 @@ func (p *proc) exit(clean bool) {
 	w.running = slices.DeleteFunc(w.running, func(o *proc) bool { return o == p })
 	for id, held := range w.held {
 		if held == p && w.exitDelay >= 0 {
-			w.post(w.exitDelay, Exited{Target: id, Status: "exit"})
+			w.post(w.exitDelay, Exited{Target: id, Status: "exit", Ending: p.ending})
 		}
 	}
 }
@@ -518,15 +521,25 @@ func (w *world) do(d Decision) Observation {
 		}
 	case CheckReaped:
 		p := w.held[d.Target]
-		return Reaped{Target: d.Target, Zombie: p != nil && w.procs[p.pid] == p, Parent: 2, ParentComm: "procctl"}
+		ending := EndedUnknown
+		if p != nil {
+			ending = p.late
+		}
+		return Reaped{Target: d.Target, Ending: ending, Zombie: p != nil && w.procs[p.pid] == p, Parent: 2, ParentComm: "procctl"}
 	case RestoreUnit:
 		w.asked = append(w.asked, d)
-		o := RestoreDone{Reason: "active"}
+		o := RestoreDone{Up: true, Reason: "active"}
+		if w.onRestore != nil {
+			o = w.onRestore(d)
+		}
 		if len(w.restoreRes) > 0 {
 			o, w.restoreRes = w.restoreRes[0], w.restoreRes[1:]
 		}
 		o.Unit, o.PID = d.Unit, d.PID
 		w.post(200*time.Millisecond, o)
+	case RestartUnit:
+		w.asked = append(w.asked, d)
+		w.post(200*time.Millisecond, RestoreDone{Unit: d.Unit, PID: d.PID, Started: true})
 	case DropTable:
 		w.asked = append(w.asked, d)
 		w.tables = slices.DeleteFunc(w.tables, func(tb *fakeTable) bool { return tb.id == d.Table })

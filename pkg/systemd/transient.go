@@ -52,6 +52,31 @@ func (u *Units) RunTransient(ctx context.Context, t Transient) (outcome string, 
 	return outcome, nil
 }
 
+// ErrExists: there is a unit of that name.
+var ErrExists = errors.New("the unit exists")
+
+// StartTransient starts a command as a service and waits until it is executed; Timeout does not count. When it has ended,
+// well or not, the service is gone. The result is as that of Start. Errors: ErrExists.
+func (u *Units) StartTransient(ctx context.Context, t Transient) (result string, err error) {
+	properties := []sddbus.Property{
+		sddbus.PropType("exec"),
+		sddbus.PropDescription(t.Description),
+		sddbus.PropExecStart(t.Command, false),
+		property("CollectMode", "inactive-or-failed"),
+	}
+	if t.User != "" {
+		properties = append(properties, property("User", t.User))
+	}
+	result, err = u.job(ctx, "run", t.Name, func(conn *sddbus.Conn, results chan<- string) error {
+		_, err := conn.StartTransientUnitContext(ctx, t.Name, "fail", properties, results)
+		return err
+	})
+	if answer := (dbus.Error{}); errors.As(err, &answer) && answer.Name == "org.freedesktop.systemd1.UnitExists" {
+		err = fmt.Errorf("%w: %w", ErrExists, err)
+	}
+	return result, err
+}
+
 func property(name string, value any) sddbus.Property {
 	return sddbus.Property{Name: name, Value: dbus.MakeVariant(value)}
 }

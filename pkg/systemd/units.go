@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -39,12 +40,24 @@ type UnitState struct {
 	Restarts     uint32 // of a service, by its Restart=, since it was last started otherwise
 	ExitCode     int32  // how the last main process ended: CLD_EXITED, CLD_KILLED, CLD_DUMPED; 0: not yet
 	ExitStatus   int32  // its exit status, or the signal
+
+	Left  time.Duration // when it last ceased to be active, CLOCK_MONOTONIC; 0: never
+	Ended time.Duration // when the last main process of a service ended
 }
 
 // Down reports whether the unit has ended and nobody is about to start it: loaded, inactive or failed, no job queued.
 // A unit that waits for its own automatic restart is activating, and one that is being stopped has a job.
 func (s UnitState) Down() bool {
 	return s.Load == "loaded" && (s.Active == "inactive" || s.Active == "failed") && !s.Job
+}
+
+// ownResults are those of a service that nobody has stopped, although it was deactivating when its main process ended.
+var ownResults = []string{"watchdog", "oom-kill"}
+
+// Crashed reports whether the unit has failed by itself. A service that is being stopped leaves the state active before
+// its main process ends, and fails all the same when that ends badly; one that crashes leaves it afterwards.
+func (s UnitState) Crashed() bool {
+	return s.Down() && s.Active == "failed" && (s.Left >= s.Ended || slices.Contains(ownResults, s.Result))
 }
 
 // State returns the state of a unit. A unit that does not exist is no error: its Load is not-found.
@@ -222,6 +235,9 @@ func unitState(p map[string]any) UnitState {
 	main, _ := p["MainPID"].(uint32)
 	exec, _ := p["ExecMainPID"].(uint32)
 	s.MainPID, s.ExecMainPID = int32(main), int32(exec)
+	left, _ := p["ActiveExitTimestampMonotonic"].(uint64)
+	ended, _ := p["ExecMainExitTimestampMonotonic"].(uint64)
+	s.Left, s.Ended = time.Duration(left)*time.Microsecond, time.Duration(ended)*time.Microsecond
 	s.Restarts, _ = p["NRestarts"].(uint32)
 	s.ExitCode, _ = p["ExecMainCode"].(int32)
 	s.ExitStatus, _ = p["ExecMainStatus"].(int32)

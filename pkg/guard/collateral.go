@@ -3,17 +3,10 @@ package guard
 import (
 	"fmt"
 	"slices"
-	"strings"
 	"time"
-
-	"github.com/checkprocd/checkprocd/pkg/config"
 )
 
 const (
-	// restoreWait is how long systemd is given to restart a unit by itself.
-	restoreWait = 5 * time.Second
-	// restoreTries bounds the starts of one unit after one end.
-	restoreTries = 3
 	// collateralWindow is how soon after a signal to a member of its process
 	// group the end of a target is put down to that signal.
 	collateralWindow = time.Second
@@ -22,73 +15,11 @@ const (
 	overtaken = 100 * time.Millisecond
 )
 
-// restore is a unit whose main process was ended: an exit after SIGTERM counts
-// as clean for Restart=on-failure, and the guard must not turn a hang into an
-// outage.
-type restore struct {
-	at    time.Duration
-	unit  string
-	pid   int32
-	tries int
-	under bool // asked, the answer has not come
-}
-
 // groupSignal notes a signal, for what ends with it.
 type groupSignal struct {
 	at   time.Duration
 	pgid int32
 	pid  int32
-}
-
-// planRestore has a target's unit looked at in a while.
-func (g *Guard) planRestore(ix int32) {
-	t := &g.targets[ix]
-	unit := t.facts.Unit
-	if t.untouchable() != "" || t.policy.Restart == config.RestartNone || !strings.HasSuffix(unit, ".service") || strings.HasPrefix(unit, "user@") {
-		return
-	}
-	g.restores = append(g.restores, restore{at: g.clock.attn + restoreWait, unit: unit, pid: t.pid})
-}
-
-func (g *Guard) restoreDue() {
-	g.restores = slices.DeleteFunc(g.restores, func(r restore) bool { return !r.under && g.cfg.Protected("", r.unit) != "" }) // by now
-	for i := range g.restores {
-		if r := &g.restores[i]; r.at <= g.clock.attn {
-			r.under, r.at = true, never
-			g.decide(RestoreUnit{r.unit, r.pid})
-		}
-	}
-}
-
-func (o RestoreDone) apply(g *Guard) {
-	for i := range g.restores {
-		r := &g.restores[i]
-		if !r.under || r.unit != o.Unit || r.pid != o.PID {
-			continue
-		}
-		r.under = false
-		e := &Event{PID: o.PID, Unit: o.Unit, Slot: -1, Reason: o.Reason}
-		switch {
-		case o.Started:
-			e.Name, e.Level = EvRestored, LevelNotice
-			e.Message = fmt.Sprintf("%s was left stopped after its main process %d was ended: started again", o.Unit, o.PID)
-			g.emit(e)
-		case o.Failed:
-			r.tries++
-			e.Name, e.Level = EvRestoreFailed, LevelError
-			e.Message = fmt.Sprintf("%s could not be started again after its main process %d was ended: %s", o.Unit, o.PID, o.Reason)
-			if r.tries < restoreTries {
-				r.at = g.clock.attn + restoreWait<<r.tries
-				e.Message += fmt.Sprintf("; trying again in %s", seconds(r.at-g.clock.attn))
-				g.emit(e)
-				return
-			}
-			e.Message += "; giving up"
-			g.emit(e)
-		}
-		g.restores = append(g.restores[:i], g.restores[i+1:]...)
-		return
-	}
 }
 
 // checkCollateral reports a target that ended on its own within a second of a

@@ -1,0 +1,287 @@
+package daemon
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	sddbus "github.com/coreos/go-systemd/v22/dbus"
+	"github.com/godbus/dbus/v5"
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"github.com/checkprocd/checkprocd/pkg/config"
+	"github.com/checkprocd/checkprocd/pkg/guard"
+	"github.com/checkprocd/checkprocd/pkg/systemd"
+)
+
+// TestMayStart has each thing that systemd can say about the unit of a process that ended.
+func TestMayStart(t *testing.T) {
+	const pid = 42
+	ended := func(active, result string, left, at time.Duration) systemd.UnitState {
+		return systemd.UnitState{Load: "loaded", Active: active, Result: result, ExecMainPID: pid, Left: left, Ended: at}
+	}
+	job := ended("failed", "signal", 10, 9)
+	job.Job = true
+	again := ended("failed", "signal", 10, 9)
+	again.ExecMainPID = 43
+	stopped := again
+	stopped.Active, stopped.Result = "inactive", "success"
+	forgotten := systemd.UnitState{Load: "loaded", Active: "inactive"}
+	command := &config.Command{Args: []string{"/bin/x"}}
+	by, crash, perhaps := guard.RestoreUnit{PID: pid, Sure: true}, guard.RestoreUnit{PID: pid, Crashed: true, Sure: true}, guard.RestoreUnit{PID: pid, Crashed: true}
+	with := func(x guard.RestoreUnit) guard.RestoreUnit { x.Command = command; return x }
+	for _, tt := range []struct {
+		name  string
+		x     guard.RestoreUnit
+		s     systemd.UnitState
+		main  bool
+		start bool
+		out   guard.RestoreDone
+	}{
+		{"ended, clean", by, ended("inactive", "success", 10, 9), true, true, guard.RestoreDone{Reason: "it was inactive"}},
+		{"ended, killed", by, ended("failed", "signal", 10, 9), true, true, guard.RestoreDone{Reason: "it was failed"}},
+		{"ended, said STOPPING=1", by, ended("inactive", "success", 8, 9), true, true, guard.RestoreDone{Reason: "it was inactive"}},
+		{"ended, forgotten", by, forgotten, true, true, guard.RestoreDone{Reason: "it was inactive"}},
+		{"ended, systemd gave up", by, again, true, true, guard.RestoreDone{Reason: "it was failed"}},
+		{"ended, and stopped since", by, stopped, true, false, guard.RestoreDone{Reason: "it was stopped: inactive"}},
+		{"no main process", by, ended("inactive", "success", 10, 9), false, false, guard.RestoreDone{Reason: "pid 42 was not its main process"}},
+		{"systemd restarts", by, systemd.UnitState{Load: "loaded", Active: "activating", ExecMainPID: pid}, true, false, guard.RestoreDone{Coming: true, Reason: "systemd restarts it: activating"}},
+		{"a job", by, job, true, false, guard.RestoreDone{Coming: true, Reason: "systemd restarts it: failed"}},
+		{"it stops", by, systemd.UnitState{Load: "loaded", Active: "deactivating", ExecMainPID: pid}, true, false, guard.RestoreDone{Coming: true, Reason: "systemd restarts it: deactivating"}},
+		{"systemd restarted", by, systemd.UnitState{Load: "loaded", Active: "active", ExecMainPID: 43}, true, false, guard.RestoreDone{Up: true, Reason: "systemd restarted it: active"}},
+		{"gone", by, systemd.UnitState{Load: "not-found", Active: "inactive"}, true, false, guard.RestoreDone{Reason: "it is not-found"}},
+		{"masked", by, systemd.UnitState{Load: "masked", Active: "inactive"}, true, false, guard.RestoreDone{Reason: "it is masked"}},
+
+		{"crash", crash, ended("failed", "signal", 10, 9), true, true, guard.RestoreDone{Reason: "it was failed"}},
+		{"crash, told by the unit alone", perhaps, ended("failed", "exit-code", 9, 9), true, true, guard.RestoreDone{Reason: "it was failed"}},
+		{"stopped", perhaps, ended("inactive", "success", 8, 9), true, false, guard.RestoreDone{Reason: "it was stopped: inactive"}},
+		{"stopped, and crashed of it", crash, ended("failed", "exit-code", 8, 9), true, false, guard.RestoreDone{Reason: "it was stopped: failed"}},
+		{"a crash that counts as success", crash, ended("inactive", "success", 10, 9), true, false, guard.RestoreDone{Reason: "it was stopped: inactive"}},
+		{"watchdog", crash, ended("failed", "watchdog", 8, 9), true, true, guard.RestoreDone{Reason: "it was failed"}},
+		{"out of memory", crash, ended("failed", "oom-kill", 8, 9), true, true, guard.RestoreDone{Reason: "it was failed"}},
+		{"crash of a helper", crash, ended("active", "success", 0, 0), false, false, guard.RestoreDone{Reason: "pid 42 was not its main process"}},
+
+		{"command, no unit", with(by), systemd.UnitState{}, false, true, guard.RestoreDone{Reason: "it was ended"}},
+		{"command, crash", with(crash), systemd.UnitState{}, false, true, guard.RestoreDone{Reason: "its exit status says that it crashed"}},
+		{"command, perhaps", with(perhaps), systemd.UnitState{}, false, false, guard.RestoreDone{Reason: "nobody knows whether it crashed"}},
+		{"command, its unit went with it", with(crash), systemd.UnitState{Load: "not-found"}, true, true, guard.RestoreDone{Reason: "its exit status says that it crashed"}},
+		{"command, stopped", with(crash), ended("failed", "exit-code", 8, 9), true, false, guard.RestoreDone{Reason: "it was stopped: failed"}},
+		{"command, systemd restarted", with(crash), systemd.UnitState{Load: "loaded", Active: "active", ExecMainPID: 43}, true, false, guard.RestoreDone{Up: true, Reason: "systemd restarted it: active"}},
+		{"command, a helper of another unit", with(by), systemd.UnitState{Load: "loaded", Active: "active", ExecMainPID: 7}, false, true, guard.RestoreDone{Reason: "it was ended"}},
+	} {
+		var out guard.RestoreDone
+		if start := mayStart(tt.x, tt.s, tt.main, &out); start != tt.start {
+			t.Errorf("%s: start %v", tt.name, start)
+		}
+		if diff := cmp.Diff(tt.out, out); diff != "" {
+			t.Errorf("%s: %s", tt.name, diff)
+		}
+	}
+}
+
+func TestEndingOf(t *testing.T) {
+	for status, want := range map[unix.WaitStatus]guard.Ending{
+		0: guard.EndedWell, 1 << 8: guard.EndedBadly, 0x7f: guard.EndedUnknown, unix.WaitStatus(unix.SIGTERM): guard.EndedWell,
+		unix.WaitStatus(unix.SIGHUP): guard.EndedWell, unix.WaitStatus(unix.SIGPIPE): guard.EndedWell, unix.WaitStatus(unix.SIGINT): guard.EndedWell,
+		unix.WaitStatus(unix.SIGKILL): guard.EndedBadly, unix.WaitStatus(unix.SIGSEGV) | 0x80: guard.EndedBadly,
+	} {
+		if _, got := endingOf(status); got != want {
+			t.Errorf("%#x: %v", status, got)
+		}
+	}
+}
+
+// pid1 stands in for systemd on a bus of its own.
+type pid1 struct {
+	conn *dbus.Conn
+
+	mu     sync.Mutex
+	units  map[string]map[string]dbus.Variant
+	result map[string]string // of a start; none: done
+	fails  map[string]bool   // it fails right after its start
+	asked  []string
+	jobs   uint32
+}
+
+const (
+	managerPath  = dbus.ObjectPath("/org/freedesktop/systemd1")
+	managerIface = "org.freedesktop.systemd1.Manager"
+)
+
+// fakeBus starts a bus with a fake systemd on it, and points this process to it.
+func fakeBus(t *testing.T) *pid1 {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "bus")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	address := "unix:path=" + filepath.Join(dir, "bus")
+	conf := filepath.Join(dir, "conf")
+	text := fmt.Sprintf(`<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
+ "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig><listen>%s</listen><auth>EXTERNAL</auth><policy context="default"><allow send_destination="*"/>
+<allow eavesdrop="true"/><allow own="*"/></policy></busconfig>`, address)
+	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("dbus-daemon", "--config-file="+conf, "--nofork", "--nopidfile", "--print-address")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatalf("start dbus-daemon (package dbus-daemon or dbus): %v", err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil {
+		t.Fatalf("start dbus-daemon: %v", err)
+	}
+	t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", address)
+	conn, err := dbus.ConnectSystemBus()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	m := &pid1{conn: conn, units: map[string]map[string]dbus.Variant{}, result: map[string]string{}, fails: map[string]bool{}}
+	if err := conn.Export(m, managerPath, managerIface); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.RequestName("org.freedesktop.systemd1", 0); err != nil {
+		t.Fatal(err)
+	}
+	m.set("gone.service", "not-found", "inactive", 0)
+	return m
+}
+
+// set makes a unit what it is from now on.
+func (m *pid1) set(unit, load, active string, main uint32) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.units[unit] = map[string]dbus.Variant{
+		"LoadState": dbus.MakeVariant(load), "ActiveState": dbus.MakeVariant(active), "MainPID": dbus.MakeVariant(uint32(0)),
+		"ExecMainPID": dbus.MakeVariant(main), "Result": dbus.MakeVariant("exit-code"), "ActiveExitTimestampMonotonic": dbus.MakeVariant(uint64(10)),
+		"ExecMainExitTimestampMonotonic": dbus.MakeVariant(uint64(9)),
+	}
+	_ = m.conn.Export(unitOf{m, unit}, dbus.ObjectPath("/org/freedesktop/systemd1/unit/"+sddbus.PathBusEscape(unit)), "org.freedesktop.DBus.Properties")
+}
+
+// unitOf answers for one unit.
+type unitOf struct {
+	m    *pid1
+	name string
+}
+
+func (u unitOf) GetAll(string) (map[string]dbus.Variant, *dbus.Error) {
+	u.m.mu.Lock()
+	defer u.m.mu.Unlock()
+	return u.m.units[u.name], nil
+}
+
+func (m *pid1) job(what, unit string) (dbus.ObjectPath, *dbus.Error) {
+	m.mu.Lock()
+	m.asked = append(m.asked, what+" "+unit)
+	result, fails := m.result[unit], m.fails[unit]
+	m.jobs++
+	id, path := m.jobs, dbus.ObjectPath(fmt.Sprintf("/org/freedesktop/systemd1/job/%d", m.jobs))
+	m.mu.Unlock()
+	if result == "" {
+		result = "done"
+	}
+	switch {
+	case fails:
+		m.set(unit, "loaded", "failed", 7)
+	case result == "done":
+		m.set(unit, "loaded", "active", 7)
+	}
+	_ = m.conn.Emit(managerPath, managerIface+".JobRemoved", id, path, unit, result)
+	return path, nil
+}
+
+func (m *pid1) StartUnit(unit, _ string) (dbus.ObjectPath, *dbus.Error) { return m.job("start", unit) }
+func (m *pid1) RestartUnit(unit, _ string) (dbus.ObjectPath, *dbus.Error) {
+	return m.job("restart", unit)
+}
+
+func (m *pid1) StartTransientUnit(unit, _ string, properties []sddbus.Property, _ []sddbus.PropertyCollection) (dbus.ObjectPath, *dbus.Error) {
+	m.mu.Lock()
+	_, exists := m.units[unit]
+	m.mu.Unlock()
+	if exists {
+		return "", dbus.NewError("org.freedesktop.systemd1.UnitExists", []any{"Unit exists."})
+	}
+	text := ""
+	for _, p := range properties {
+		text += fmt.Sprintf(" %s=%v", p.Name, p.Value.Value())
+	}
+	return m.job("run"+text, unit)
+}
+
+func (m *pid1) calls() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.asked)
+}
+
+// TestRestorer asks a fake systemd over a real bus.
+func TestRestorer(t *testing.T) {
+	m := fakeBus(t)
+	for unit, active := range map[string]string{"down.service": "failed", "bad.service": "failed", "flap.service": "inactive", "up.service": "active",
+		"b.service": "active", "failed.service": "failed", "stopped.service": "inactive"} {
+		m.set(unit, "loaded", active, 42)
+	}
+	m.result["bad.service"], m.fails["flap.service"] = "failed", true
+	r := newRestorer(func(guard.Observation) {})
+	defer r.units.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	command := &config.Command{Args: []string{"/bin/x", "a b"}}
+	const as = "checkprocd-run-42-5000.service"
+	for _, tt := range []struct {
+		x    guard.RestoreUnit
+		want guard.RestoreDone
+	}{
+		{guard.RestoreUnit{Unit: "down.service"}, guard.RestoreDone{Started: true, Reason: "it was failed"}},
+		{guard.RestoreUnit{Unit: "bad.service"}, guard.RestoreDone{Failed: true, Reason: "its start job ended as failed"}},
+		{guard.RestoreUnit{Unit: "flap.service"}, guard.RestoreDone{Failed: true, Reason: "it failed within 2s: exit-code"}},
+		{guard.RestoreUnit{Unit: "up.service"}, guard.RestoreDone{Up: true, Reason: "systemd restarted it: active"}},
+		{guard.RestoreUnit{Unit: "gone.service"}, guard.RestoreDone{Reason: "pid 42 was not its main process"}},
+		{guard.RestoreUnit{Command: command, Name: "x", User: "idc", Ended: 5 * time.Millisecond}, guard.RestoreDone{Started: true, As: as, Reason: "it was ended"}},
+		{guard.RestoreUnit{Command: command, Name: "x", User: "idc", Ended: 5 * time.Millisecond}, guard.RestoreDone{Up: true, As: as, Reason: "its command runs"}},
+	} {
+		tt.x.PID, tt.want.PID, tt.want.Unit = 42, 42, tt.x.Unit
+		if diff := cmp.Diff(tt.want, r.restore(ctx, tt.x)); diff != "" {
+			t.Errorf("%+v: %s", tt.x, diff)
+		}
+	}
+	ended := 10 * time.Microsecond
+	for _, tt := range []struct {
+		x    guard.RestartUnit
+		want guard.RestoreDone
+	}{
+		{guard.RestartUnit{Unit: "b.service"}, guard.RestoreDone{Started: true, Reason: "it was active"}},
+		{guard.RestartUnit{Unit: "failed.service"}, guard.RestoreDone{Started: true, Reason: "it was failed"}},
+		{guard.RestartUnit{Unit: "stopped.service", Ended: ended + alike + 1}, guard.RestoreDone{Reason: "it was stopped before"}},
+		{guard.RestartUnit{Unit: "stopped.service", Ended: ended + alike}, guard.RestoreDone{Started: true, Reason: "it was inactive"}},
+		{guard.RestartUnit{Unit: "gone.service"}, guard.RestoreDone{Failed: true, Reason: "it is not-found"}},
+	} {
+		tt.x.PID, tt.want.PID, tt.want.Unit = 42, 42, tt.x.Unit
+		if diff := cmp.Diff(tt.want, r.restart(ctx, tt.x)); diff != "" {
+			t.Errorf("%+v: %s", tt.x, diff)
+		}
+	}
+	want := []string{"start down.service", "start bad.service", "start flap.service",
+		"run Type=exec Description=x, started again by the process guard ExecStart=[[/bin/x [/bin/x a b] false]] CollectMode=inactive-or-failed User=idc " + as,
+		"restart b.service", "restart failed.service", "restart stopped.service"}
+	if diff := cmp.Diff(want, m.calls()); diff != "" {
+		t.Error(diff)
+	}
+}

@@ -1,0 +1,565 @@
+package guard
+
+import (
+	"fmt"
+	"hash/fnv"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/checkprocd/checkprocd/pkg/config"
+)
+
+const (
+	// maxRecoveries bounds what is waited for, and maxBudgets what is counted.
+	maxRecoveries = 10_000
+	maxBudgets    = 10_000
+	// maxStarts is how many starts of a budget are remembered: a rule may allow
+	// as many in a window.
+	maxStarts = 100
+	// maxLooks bounds the looks at a unit that systemd is about to start, for the
+	// sake of those that are restarted after it.
+	maxLooks = 100
+	// procctl is the scheduler of the cpactive sites: it starts again what ends.
+	procctl = "procctl"
+)
+
+// recovery is one process that ended and is to come back. An exit after SIGTERM
+// counts as clean for Restart=on-failure, and the guard must not turn a hang into
+// an outage.
+//
+//	waits ──its time──▶ asked ──started, or up──▶ those after it, one by one ──▶ done
+//	  ▲  ▲                │ │ └──left alone─────────────────────────────────────▶ done
+//	  │  └─failed, or ────┘ └──failed, and its budget is spent──▶ given up
+//	  │    systemd is about to                                       │
+//	  └──────────────── by hand, or after give_up ───────────────────┘
+type recovery struct {
+	at      time.Duration // when it goes on; never: asked or given up
+	id      TargetID      // that ended
+	pid     int32
+	name    string
+	user    string
+	unit    string
+	crashed bool          // it ended by itself
+	sure    bool          // and its exit status says so
+	ended   time.Duration // mono
+	looks   int           // that did not settle it
+	next    int           // who is to be started: 0 it itself, n the nth of those after it
+	under   bool          // asked, the answer has not come
+	parked  bool          // given up with its budget
+
+	taken   bool // a start is taken from the budget for it, at
+	start   time.Duration
+	lost    bool   // the answer was, with a daemon that ended: it may have been started
+	problem string // that was reported last
+}
+
+// budget counts the starts of what has one name, whatever ended it. Processes with
+// one name in several units have one for each: they fall together, and come back
+// together.
+type budget struct {
+	name, unit string
+	starts     []time.Duration // the latest last
+	streak     int             // starts since all was well
+	last       time.Duration   // the latest end or start
+	given      bool            // given up
+	until      time.Duration   // and until when
+}
+
+// RecoveryView is what is to be seen of a name that came, or is to come, back.
+type RecoveryView struct {
+	Name, Unit string
+	GivenUp    bool
+	Starts     int           // within the window
+	Attempts   int           // that it may have there
+	Next       time.Duration // until the next start, or until it is tried anew; 0: nothing waits
+}
+
+// isService says whether a unit can be started: that of a user's own manager takes
+// the whole session with it.
+func isService(unit string) bool {
+	return strings.HasSuffix(unit, ".service") && !strings.HasPrefix(unit, "user@")
+}
+
+// budgetUnit is the unit that a budget is for: a command has a new one each time.
+func budgetUnit(p *config.Policy, unit string) string {
+	if p.Restart == config.RestartCommand {
+		return ""
+	}
+	return unit
+}
+
+// planRecovery has a target that was ended, or has crashed, come back in a while.
+func (g *Guard) planRecovery(ix int32, crashed, sure bool) {
+	t := &g.targets[ix]
+	p, unit := &t.policy, t.facts.Unit
+	switch {
+	case !g.acting || p.Restart == config.RestartNone || t.facts.Parent == procctl || t.untouchable() != "":
+		return
+	case crashed && p.Action == config.ActionReport:
+		return
+	case !isService(unit) && (p.Restart == config.RestartUnit || crashed && !sure):
+		return
+	case slices.ContainsFunc(g.pending, func(r recovery) bool { return r.id == t.id }):
+		return
+	}
+	r := recovery{id: t.id, pid: t.pid, name: t.displayName(), user: t.facts.User, unit: unit, crashed: crashed, sure: sure, ended: g.clock.last}
+	g.pruneBudgets()
+	if len(g.pending) >= maxRecoveries || len(g.budgets) >= maxBudgets {
+		e := r.event(EvRestoreFailed, LevelError, "too many wait to be started again")
+		e.Message = fmt.Sprintf("%s ended and is not started again: %s", r.what(), e.Reason)
+		g.emit(e)
+		return
+	}
+	b := g.budgetOf(&r, p)
+	b.last = g.clock.attn
+	g.schedule(&r, p)
+	if h := g.heldBy(ix); h != nil { // one for its pid ends with it
+		r.at = max(r.at, g.clock.attn+h.until-g.clock.last)
+	}
+	if r.parked { // one for each unit is enough
+		g.pending = slices.DeleteFunc(g.pending, func(o recovery) bool { return o.parked && o.name == r.name && o.unit == r.unit })
+	}
+	g.pending = append(g.pending, r)
+}
+
+// policyOf is what the rules say by now about what ended.
+func (g *Guard) policyOf(r *recovery) config.Policy { return g.cfg.Policy(r.name, r.user, r.unit) }
+
+// budgetOf finds the budget of a recovery, or begins one.
+func (g *Guard) budgetOf(r *recovery, p *config.Policy) *budget {
+	unit := budgetUnit(p, r.unit)
+	i := slices.IndexFunc(g.budgets, func(b budget) bool { return b.name == r.name && b.unit == unit })
+	if i < 0 {
+		i = len(g.budgets)
+		g.budgets = append(g.budgets, budget{name: r.name, unit: unit, last: g.clock.attn})
+	}
+	return &g.budgets[i]
+}
+
+// pruneBudgets forgets those of names that have been well for long enough.
+func (g *Guard) pruneBudgets() {
+	g.budgets = slices.DeleteFunc(g.budgets, func(b budget) bool {
+		return !b.given && g.clock.attn-b.last >= g.cfg.Recovery.Stable &&
+			!slices.ContainsFunc(g.pending, func(r recovery) bool { return r.name == b.name && (b.unit == "" || r.unit == b.unit) })
+	})
+}
+
+// within counts the starts of a window that ends at a time.
+func (b *budget) within(window, end time.Duration) int {
+	n := 0
+	for _, at := range b.starts {
+		if end-at < window {
+			n++
+		}
+	}
+	return n
+}
+
+// backoff is the wait before the next start. What fell together would come
+// together: each wait but the first is up to a tenth shorter, by name.
+func (b *budget) backoff(c *config.Recovery, streak int) time.Duration {
+	if streak == 0 {
+		return c.Wait
+	}
+	most := max(c.Cap, c.Wait)
+	d := c.Wait
+	for range streak {
+		if d = 2 * d; d >= most {
+			d = most
+			break
+		}
+	}
+	h := fnv.New32a()
+	fmt.Fprintf(h, "%s %s %d", b.name, b.unit, streak)
+	return max(d-d/10*time.Duration(h.Sum32()%1000)/1000, c.Wait)
+}
+
+// schedule sets the time of the next start, or gives up where the budget has none
+// left then.
+func (g *Guard) schedule(r *recovery, p *config.Policy) {
+	b := g.budgetOf(r, p)
+	r.at = g.clock.attn + b.backoff(&g.cfg.Recovery, b.streak)
+	if b.given || b.within(p.Window, r.at) >= p.Attempts {
+		g.giveUp(r, b, p)
+	}
+}
+
+// giveUp parks a recovery until its budget is renewed, and reports that once.
+func (g *Guard) giveUp(r *recovery, b *budget, p *config.Policy) {
+	r.parked, r.at = true, never
+	if b.given {
+		return
+	}
+	b.given, b.until = true, g.clock.attn+g.cfg.Recovery.GiveUp
+	e := r.event(EvGaveUp, LevelError, "too many starts")
+	e.Message = fmt.Sprintf("%s was started %d times within %s and does not stay up: giving up for %s; `checkprocctl recover` begins anew",
+		r.what(), p.Attempts, seconds(p.Window), seconds(g.cfg.Recovery.GiveUp))
+	g.emit(e)
+}
+
+// what names what is to come back.
+func (r *recovery) what() string {
+	switch {
+	case r.unit == "":
+		return who(r.pid, r.name)
+	case r.name == "":
+		return r.unit
+	}
+	return fmt.Sprintf("%s (%s)", r.unit, r.name)
+}
+
+func (r *recovery) event(name EventName, level Level, reason string) *Event {
+	return &Event{Name: name, Level: level, PID: r.pid, Process: r.name, Unit: r.unit, Slot: -1, Reason: reason}
+}
+
+// recoverDue goes on with all whose time has come.
+func (g *Guard) recoverDue() {
+	for i := range g.budgets {
+		if b := &g.budgets[i]; b.given && b.until <= g.clock.attn {
+			g.emit(g.renew(b, fmt.Sprintf("it was given up for %s", seconds(g.cfg.Recovery.GiveUp))))
+		}
+	}
+	keep := g.pending[:0]
+	for i := range g.pending {
+		r := g.pending[i]
+		if r.at <= g.clock.attn && !g.proceed(&r) {
+			continue
+		}
+		keep = append(keep, r)
+	}
+	clear(g.pending[len(keep):])
+	g.pending = keep
+}
+
+// proceed takes the next step of a recovery and says whether there is more to come.
+func (g *Guard) proceed(r *recovery) bool {
+	p := g.policyOf(r)
+	held := slices.ContainsFunc(g.holds, func(h hold) bool { return h.All || h.id == 0 && config.Glob(h.Name, r.name) })
+	switch {
+	case r.next > len(p.Then) || p.Restart == config.RestartNone || g.cfg.Protected(r.name, r.unit) != "": // by now
+		return false
+	case !g.acting || held: // as was ordered; nothing is lost
+		r.at = g.clock.attn + g.cfg.Recovery.Wait
+		return true
+	case r.next > 0 && g.cfg.Protected("", p.Then[r.next-1]) != "":
+		r.next++
+		return g.proceed(r)
+	case r.next > 0:
+		g.decide(RestartUnit{Unit: p.Then[r.next-1], PID: r.pid, Ended: r.ended})
+	case p.Restart == config.RestartCommand && g.succeeded(r):
+		r.next, r.at = 1, g.clock.attn
+		return g.proceed(r)
+	default:
+		if b := g.budgetOf(r, &p); !r.taken && !b.take(r, p.Window, p.Attempts, g.clock.attn) { // others of its name were faster
+			g.giveUp(r, b, &p)
+			return true
+		}
+		g.decide(RestoreUnit{Unit: r.unit, PID: r.pid, Target: r.id, Crashed: r.crashed, Sure: r.sure, Command: p.Command, Name: r.name, User: r.user, Ended: r.ended})
+	}
+	r.under, r.at = true, never
+	return true
+}
+
+// take takes a start for a recovery, if there is one left.
+func (b *budget) take(r *recovery, window time.Duration, attempts int, now time.Duration) bool {
+	if b.given || b.within(window, now) >= attempts {
+		return false
+	}
+	b.starts = append(b.starts[max(0, len(b.starts)-maxStarts+1):], now)
+	b.streak++
+	b.last, r.start, r.taken = now, now, true
+	return true
+}
+
+// succeeded says whether somebody else has started again what ended: a later
+// process of that name and user has registered.
+func (g *Guard) succeeded(r *recovery) bool {
+	for ix := range g.targets {
+		t := &g.targets[ix]
+		if t.used && t.state != Ended && t.id > r.id && t.facts.User == r.user && t.timeout != notLatched && t.displayName() == r.name {
+			return true
+		}
+	}
+	return false
+}
+
+// refund gives a start back that was none.
+func (g *Guard) refund(r *recovery, p *config.Policy) {
+	b := g.budgetOf(r, p)
+	if i := slices.Index(b.starts, r.start); i >= 0 && !r.lost {
+		b.starts = slices.Delete(b.starts, i, i+1)
+		b.streak--
+	}
+}
+
+func (o RestoreDone) apply(g *Guard) {
+	for i := range g.pending {
+		r := &g.pending[i]
+		p := g.policyOf(r)
+		if !r.under || r.pid != o.PID || r.asked(&p) != o.Unit {
+			continue
+		}
+		r.under = false
+		if r.next > 0 {
+			g.restarted(r, o)
+		} else {
+			g.restored(r, &p, o)
+			r.taken, r.lost = false, false
+		}
+		if r.at == never && !r.parked {
+			g.pending = slices.Delete(g.pending, i, i+1)
+		}
+		return
+	}
+}
+
+// asked is the unit that a recovery was asked for.
+func (r *recovery) asked(p *config.Policy) string {
+	if r.next > 0 && r.next <= len(p.Then) {
+		return p.Then[r.next-1]
+	}
+	return r.unit
+}
+
+// restored takes in what came of a start; a recovery without a time is over.
+func (g *Guard) restored(r *recovery, p *config.Policy, o RestoreDone) {
+	attn := g.clock.attn
+	switch {
+	case o.Started:
+		g.budgetOf(r, p).last = attn
+		e := r.event(EvRestored, LevelNotice, o.Reason)
+		switch {
+		case o.As != "":
+			e.Message = fmt.Sprintf("%s ended: its command was started as %s", who(r.pid, r.name), o.As)
+		case r.crashed:
+			e.Message = fmt.Sprintf("%s had failed after its main process %d crashed: started again", r.unit, r.pid)
+		default:
+			e.Message = fmt.Sprintf("%s was left stopped after its main process %d was ended: started again", r.unit, r.pid)
+		}
+		g.emit(e)
+		r.next, r.at = 1, attn
+	case o.Up:
+		if len(p.Then) == 0 {
+			g.refund(r, p)
+			return
+		}
+		r.next, r.at = 1, attn
+	case o.Coming:
+		g.refund(r, p)
+		if r.looks++; len(p.Then) > 0 && r.looks < maxLooks {
+			r.at = attn + g.cfg.Recovery.Wait
+		}
+	case o.Failed && o.Unasked: // the bus is away, say: that is no fault of the unit
+		g.refund(r, p)
+		r.looks = min(r.looks+1, maxLooks)
+		r.at = attn + g.budgetOf(r, p).backoff(&g.cfg.Recovery, r.looks)
+		if r.problem != o.Reason {
+			r.problem = o.Reason
+			e := r.event(EvRestoreFailed, LevelError, o.Reason)
+			e.Message = fmt.Sprintf("nobody could be asked to start %s again after pid %d ended: %s; trying again in %s", r.what(), r.pid, o.Reason, seconds(r.at-attn))
+			g.emit(e)
+		}
+	case o.Failed:
+		b := g.budgetOf(r, p)
+		b.last = attn
+		e := r.event(EvRestoreFailed, LevelError, o.Reason)
+		how := "was ended"
+		if r.crashed {
+			how = "crashed"
+		}
+		e.Message = fmt.Sprintf("%s could not be started again after its main process %d %s: %s", r.what(), r.pid, how, o.Reason)
+		g.emit(e)
+		if g.schedule(r, p); r.parked {
+			e.Message += "; giving up"
+		} else {
+			e.Message += fmt.Sprintf("; trying again in %s", seconds(r.at-attn))
+		}
+	default:
+		g.refund(r, p)
+	}
+}
+
+// restarted takes in what came of the restart of a unit that follows another.
+func (g *Guard) restarted(r *recovery, o RestoreDone) {
+	e := r.event(EvRestored, LevelNotice, o.Reason)
+	e.Unit = o.Unit
+	switch {
+	case o.Started:
+		e.Message = fmt.Sprintf("%s restarted, after %s came back", o.Unit, r.what())
+		g.emit(e)
+	case o.Failed:
+		e.Name, e.Level = EvRestoreFailed, LevelError
+		e.Message = fmt.Sprintf("%s could not be restarted after %s came back: %s", o.Unit, r.what(), o.Reason)
+		g.emit(e)
+	}
+	r.next++
+	r.at = g.clock.attn
+}
+
+// renew begins a budget anew, and has all that wait for it go on at once.
+func (g *Guard) renew(b *budget, why string) *Event {
+	b.starts, b.streak, b.given, b.until, b.last = nil, 0, false, 0, g.clock.attn
+	e := &Event{Name: EvRetrying, Level: LevelNotice, Process: b.name, Unit: b.unit, Slot: -1, Reason: why}
+	n := 0
+	for i := range g.pending {
+		r := &g.pending[i]
+		if p := g.policyOf(r); r.name == b.name && budgetUnit(&p, r.unit) == b.unit && !r.under && r.next == 0 {
+			r.parked, r.at = false, g.clock.attn
+			e.PID = r.pid
+			n++
+		}
+	}
+	what := b.name
+	if what == "" {
+		what = b.unit
+	}
+	e.Message = fmt.Sprintf("%s begins anew, %s: %d that ended are looked at now", what, why, n)
+	return e
+}
+
+// Recover begins the budgets of all names, or units, that match a pattern anew, as if they had
+// never been started, and says how many. The error is an *OrderError.
+func (g *Guard) Recover(name, by string) (names int, err error) {
+	if err := config.CheckGlob(name); name == "" || err != nil {
+		return 0, &OrderError{Problem: fmt.Sprintf("the name %q is no pattern", name)}
+	}
+	g.pruneBudgets()
+	for i := range g.budgets {
+		if b := &g.budgets[i]; config.Glob(name, b.name) || config.Glob(name, b.unit) {
+			g.told = append(g.told, g.renew(b, "ordered by "+orSomebody(by)))
+			names++
+		}
+	}
+	if names == 0 {
+		return 0, &OrderError{NoTarget: true, Problem: fmt.Sprintf("nothing with the name %s was started again or given up", name)}
+	}
+	return names, nil
+}
+
+// Recoveries lists the names that were started again lately, or wait for that, or
+// are given up.
+func (g *Guard) Recoveries() []RecoveryView {
+	g.pruneBudgets()
+	var out []RecoveryView
+	for i := range g.budgets {
+		b := &g.budgets[i]
+		v := RecoveryView{Name: b.name, Unit: b.unit, GivenUp: b.given}
+		p := g.cfg.Policy(b.name, "", b.unit)
+		for k := range g.pending {
+			r := &g.pending[k]
+			if q := g.policyOf(r); r.name == b.name && budgetUnit(&q, r.unit) == b.unit {
+				p = q
+				if r.at != never && r.next == 0 && (v.Next == 0 || r.at-g.clock.attn < v.Next) {
+					v.Next = max(r.at-g.clock.attn, 1)
+				}
+			}
+		}
+		v.Starts, v.Attempts = b.within(p.Window, g.clock.attn), p.Attempts
+		if b.given {
+			v.Next = max(b.until-g.clock.attn, 1)
+		}
+		if v.Starts > 0 || v.Next > 0 {
+			out = append(out, v)
+		}
+	}
+	return out
+}
+
+// GivenUp counts the names that are given up.
+func (g *Guard) GivenUp() int {
+	n := 0
+	for i := range g.budgets {
+		if g.budgets[i].given {
+			n++
+		}
+	}
+	return n
+}
+
+// recoveryOf says for the list how often a target was started again, "" for never.
+func (g *Guard) recoveryOf(t *target) string {
+	unit := budgetUnit(&t.policy, t.facts.Unit)
+	for i := range g.budgets {
+		b := &g.budgets[i]
+		if b.unit != unit || b.name != t.displayName() {
+			continue
+		}
+		n := b.within(t.policy.Window, g.clock.attn)
+		switch {
+		case b.given:
+			return fmt.Sprintf("given up for %s more", seconds(b.until-g.clock.attn))
+		case n > 0:
+			return fmt.Sprintf("%d of %d starts", n, t.policy.Attempts)
+		}
+	}
+	return ""
+}
+
+func (r *recovery) save(w *writer) {
+	w.dur(r.at)
+	w.u64(uint64(r.id))
+	w.u32(uint32(r.pid))
+	w.str(r.name)
+	w.str(r.user)
+	w.str(r.unit)
+	w.flag(r.crashed)
+	w.flag(r.sure)
+	w.dur(r.ended)
+	w.u32(uint32(r.looks))
+	w.u32(uint32(r.next))
+	w.flag(r.under)
+	w.flag(r.parked)
+	w.flag(r.taken)
+	w.dur(r.start)
+	w.flag(r.lost)
+	w.str(r.problem)
+}
+
+func (b *budget) save(w *writer) {
+	w.str(b.name)
+	w.str(b.unit)
+	w.u32(uint32(len(b.starts)))
+	for _, at := range b.starts {
+		w.dur(at)
+	}
+	w.u32(uint32(b.streak))
+	w.dur(b.last)
+	w.flag(b.given)
+	w.dur(b.until)
+}
+
+func (g *Guard) restoreRecoveries(r *reader) {
+	attn := g.clock.attn
+	for n := r.count(maxRecoveries); n > 0 && !r.bad; n-- {
+		x := recovery{at: r.upTo(never), id: TargetID(r.u64()), pid: int32(r.u32()), name: r.str(), user: r.str(), unit: r.str(), crashed: r.flag(), sure: r.flag(),
+			ended: r.upTo(g.clock.last), looks: r.count(maxLooks), next: r.count(maxThen), under: r.flag(), parked: r.flag(), taken: r.flag(), start: r.upTo(attn), lost: r.flag(), problem: r.str()}
+		if x.under { // the answer was lost with the daemon: ask again
+			x.under, x.at, x.lost = false, attn, x.taken
+		}
+		if x.parked != (x.at == never) {
+			r.bad = true
+		}
+		g.pending = append(g.pending, x)
+	}
+	for n := r.count(maxBudgets); n > 0 && !r.bad; n-- {
+		b := budget{name: r.str(), unit: r.str()}
+		for k := r.count(maxStarts); k > 0 && !r.bad; k-- {
+			b.starts = append(b.starts, r.upTo(attn))
+		}
+		b.streak, b.last, b.given, b.until = r.count(maxStreak), r.upTo(attn), r.flag(), r.upTo(maxTime)
+		g.budgets = append(g.budgets, b)
+	}
+	for i := range g.pending { // a damaged state must not park one for ever
+		x := &g.pending[i]
+		p := g.policyOf(x)
+		if x.parked && !g.budgetOf(x, &p).given {
+			x.parked, x.at = false, attn
+		}
+	}
+}
+
+const (
+	maxThen   = 1000    // more than a rule can name
+	maxStreak = 1 << 30 // of starts
+)

@@ -1,0 +1,498 @@
+package guard
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"github.com/checkprocd/checkprocd/pkg/config"
+)
+
+// crasher is a unit whose program crashes again and again, always with a new pid.
+type crasher struct {
+	w     *world
+	pid   int32
+	lives func() time.Duration // how long each lives; 0: it hangs
+	asks  []time.Duration      // when it was asked to be started
+	ends  []time.Duration
+
+	starting bool
+}
+
+// crashes starts the unit c.service.
+func crashes(w *world, lives func() time.Duration) *crasher {
+	c := &crasher{w: w, pid: 200, lives: lives}
+	w.onRestore = func(RestoreUnit) RestoreDone {
+		if p := w.procs[c.pid]; c.starting || p != nil && p.alive {
+			return RestoreDone{Up: true}
+		}
+		c.asks, c.starting = append(c.asks, w.now), true
+		w.in(200*ms, c.start)
+		return RestoreDone{Started: true}
+	}
+	c.start()
+	return c
+}
+
+func (c *crasher) start() {
+	c.pid++
+	c.starting = false
+	p := c.w.client(c.pid, "c", 5, 2*sec)
+	p.facts.Unit, p.ending = "c.service", EndedBadly
+	if d := c.lives(); d > 0 {
+		c.w.in(d, func() {
+			if p.alive {
+				c.ends = append(c.ends, c.w.now)
+				p.exit(false)
+			}
+		})
+	} else {
+		p.every = 0
+	}
+}
+
+func always(d time.Duration) func() time.Duration { return func() time.Duration { return d } }
+
+func TestCrashed(t *testing.T) {
+	for name, tt := range map[string]struct {
+		unit, parent string
+		ending, late Ending
+		clean        bool
+		rule         config.Rule
+		observes     bool
+		want         []Decision
+	}{
+		"crash":                  {unit: "c.service", ending: EndedBadly, want: []Decision{RestoreUnit{Unit: "c.service", PID: 110, Target: 1, Crashed: true, Sure: true, Name: "c", User: "idc"}}},
+		"perhaps a crash":        {unit: "c.service", want: []Decision{RestoreUnit{Unit: "c.service", PID: 110, Target: 1, Crashed: true, Name: "c", User: "idc"}}},
+		"told to end":            {unit: "c.service", ending: EndedWell},
+		"wiped its record":       {unit: "c.service", ending: EndedBadly, clean: true},
+		"under procctl":          {unit: "c.service", ending: EndedBadly, parent: "procctl"},
+		"no unit":                {ending: EndedBadly},
+		"session":                {unit: "session-1.scope", ending: EndedBadly},
+		"none":                   {unit: "c.service", ending: EndedBadly, rule: config.Rule{Restart: config.RestartNone}},
+		"report":                 {unit: "c.service", ending: EndedBadly, rule: config.Rule{Action: config.ActionReport}},
+		"observer":               {unit: "c.service", ending: EndedBadly, observes: true},
+		"command":                {ending: EndedBadly, rule: config.Rule{Restart: config.RestartCommand, Command: command}, want: []Decision{RestoreUnit{PID: 110, Target: 1, Crashed: true, Sure: true, Command: command, Name: "c", User: "idc"}}},
+		"command, known late":    {late: EndedBadly, rule: config.Rule{Restart: config.RestartCommand, Command: command}, want: []Decision{RestoreUnit{PID: 110, Target: 1, Crashed: true, Sure: true, Command: command, Name: "c", User: "idc"}}},
+		"command, ended well":    {late: EndedWell, rule: config.Rule{Restart: config.RestartCommand, Command: command}},
+		"known late":             {unit: "c.service", late: EndedBadly, want: []Decision{RestoreUnit{Unit: "c.service", PID: 110, Target: 1, Crashed: true, Name: "c", User: "idc"}}},
+		"command, nobody knows":  {rule: config.Rule{Restart: config.RestartCommand, Command: command}},
+		"command, under procctl": {parent: "procctl", ending: EndedBadly, rule: config.Rule{Restart: config.RestartCommand, Command: command}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, func(c *config.Config) { c.Rules = []config.Rule{tt.rule} })
+			w.acts = !tt.observes
+			p := w.client(110, "c", 5, 2*sec)
+			p.facts.Unit, p.facts.Parent, p.ending, p.late = tt.unit, tt.parent, tt.ending, tt.late
+			w.run(10 * sec)
+			p.exit(tt.clean)
+			w.run(time.Minute)
+			for i, d := range w.asked {
+				if x, is := d.(RestoreUnit); is {
+					if x.Ended < 1009*sec || x.Ended > 1016*sec {
+						t.Errorf("ended at %v", x.Ended)
+					}
+					x.Ended = 0
+					w.asked[i] = x
+				}
+			}
+			if diff := cmp.Diff(tt.want, w.asked); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+var command = &config.Command{Args: []string{"/bin/c"}}
+
+// TestBackoff: each wait is twice the one before it, up to a tenth shorter, to the cap.
+func TestBackoff(t *testing.T) {
+	rapid.Check(t, func(r *rapid.T) {
+		c := config.Recovery{Wait: time.Duration(rapid.Int64Range(int64(sec), int64(time.Hour)).Draw(r, "wait")),
+			Cap: time.Duration(rapid.Int64Range(int64(sec), int64(24*time.Hour)).Draw(r, "cap"))}
+		b := budget{name: rapid.String().Draw(r, "name"), unit: "c.service"}
+		most := max(c.Wait, c.Cap)
+		if d := b.backoff(&c, 0); d != c.Wait {
+			r.Errorf("the first wait is %v", d)
+		}
+		whole := c.Wait
+		for streak := 1; streak < 40; streak++ {
+			whole = min(2*whole, most)
+			d := b.backoff(&c, streak)
+			if d > whole || d < max(whole-whole/10, c.Wait) {
+				r.Errorf("wait %d is %v, want up to a tenth less than %v", streak, d, whole)
+			}
+			if again := b.backoff(&c, streak); again != d {
+				r.Errorf("wait %d is %v, then %v", streak, d, again)
+			}
+		}
+	})
+	c, names := config.Default().Recovery, map[time.Duration]bool{}
+	for i := range 100 {
+		b := budget{name: fmt.Sprint("worker", i)}
+		names[b.backoff(&c, 3)] = true
+	}
+	if len(names) < 80 {
+		t.Errorf("100 names have %d waits", len(names))
+	}
+}
+
+// TestBudget: whatever a program does, and whenever the daemon is restarted, no window sees more starts than it may, no
+// start comes before its wait is over or long after, and none while it is given up.
+func TestBudget(t *testing.T) {
+	rapid.Check(t, func(r *rapid.T) {
+		w := newWorld(r, func(c *config.Config) {
+			c.Recovery = config.Recovery{
+				Wait: 5 * sec, Cap: rapid.SampledFrom([]time.Duration{sec, 40 * sec, 5 * time.Minute}).Draw(r, "cap"),
+				Attempts: rapid.IntRange(1, 6).Draw(r, "attempts"),
+				Window:   rapid.SampledFrom([]time.Duration{30 * sec, 10 * time.Minute}).Draw(r, "window"),
+				Stable:   rapid.SampledFrom([]time.Duration{time.Minute, 10 * time.Minute}).Draw(r, "stable"),
+				GiveUp:   rapid.SampledFrom([]time.Duration{2 * time.Minute, time.Hour}).Draw(r, "give up"),
+			}
+		})
+		q := w.cfg.Recovery
+		lives := rapid.SliceOfN(rapid.SampledFrom([]time.Duration{0, 2 * sec, 10 * sec, time.Minute, 11 * time.Minute}), 1, 8).Draw(r, "lives")
+		n := 0
+		c := crashes(w, func() time.Duration { n++; return lives[n%len(lives)] })
+		if rapid.Bool().Draw(r, "restarts") {
+			w.restartAt = func(wake int) bool { return wake%97 == 0 }
+		}
+		for range 40 {
+			w.run(time.Minute)
+			if w.begun && w.g.GivenUp() > 1 {
+				r.Fatalf("one name, %d given up", w.g.GivenUp())
+			}
+		}
+		// The budget is a new one after "stable" without an end, and after "give up".
+		fresh := []time.Duration{0}
+		for _, e := range w.find(EvRetrying, 0) {
+			fresh = append(fresh, e.at)
+		}
+		ends := slices.Clone(c.ends)
+		for _, e := range w.find(EvKilled, 0) {
+			ends = append(ends, e.at)
+		}
+		slices.Sort(ends)
+		active := append(slices.Clone(ends), c.asks...)
+		slices.Sort(active)
+		for i, at := range c.asks {
+			in := 0
+			for _, b := range c.asks[:i] {
+				renewed := slices.ContainsFunc(fresh, func(f time.Duration) bool { return f > b && f <= at })
+				for j := 1; j < len(active); j++ {
+					renewed = renewed || active[j-1] >= b && active[j] <= at && active[j]-active[j-1] >= q.Stable-2*sec
+				}
+				if !renewed && at-b < q.Window {
+					in++
+				}
+			}
+			if in >= q.Attempts {
+				r.Errorf("start %d at %v is one of %d within %v\n%s", i, at, in+1, q.Window, w)
+			}
+			// After its wait, and the longest one with it.
+			last := ends[0]
+			for _, e := range ends {
+				if e < at {
+					last = e
+				}
+			}
+			if at-last < q.Wait-sec {
+				r.Errorf("start %d comes %v after the end", i, at-last)
+			}
+			limit := max(q.Cap, q.Wait)
+			for _, g := range w.find(EvGaveUp, 0) {
+				if g.at >= last && g.at <= at {
+					limit += q.GiveUp
+				}
+			}
+			if at-last > limit+3*sec {
+				r.Errorf("start %d comes %v after the end\n%s", i, at-last, w)
+			}
+		}
+		gaveUp, renewed := w.find(EvGaveUp, 0), w.find(EvRetrying, 0)
+		for i, e := range gaveUp {
+			if i < len(renewed) && (renewed[i].at < e.at+q.GiveUp || renewed[i].at > e.at+q.GiveUp+sec) {
+				r.Errorf("given up at %v, anew at %v", e.at, renewed[i].at)
+			}
+			end := w.now
+			if i < len(renewed) {
+				end = renewed[i].at
+			}
+			for _, at := range c.asks {
+				if at > e.at && at < end {
+					r.Errorf("started at %v, given up from %v to %v", at, e.at, end)
+				}
+			}
+		}
+		if d := len(gaveUp) - len(renewed); d < 0 || d > 1 {
+			r.Errorf("given up %d times, anew %d times", len(gaveUp), len(renewed))
+		}
+	})
+}
+
+// TestFlap: a program that crashes at once is started five times, then given up, once, and tried anew after an hour.
+func TestFlap(t *testing.T) {
+	w := newWorld(t)
+	c := crashes(w, always(2*sec))
+	w.run(20 * time.Minute)
+	if len(c.asks) != 5 || len(w.find(EvRestored, 0)) != 5 || len(w.find(EvGaveUp, 0)) != 1 {
+		t.Fatalf("%d starts\n%s", len(c.asks), w)
+	}
+	if e := w.find(EvGaveUp, 0)[0]; e.Process != "c" || e.Unit != "c.service" || e.Level != LevelError || !strings.Contains(e.Message, "5 times within 600.0s") {
+		t.Errorf("%+v", e.Event)
+	}
+	for i := range c.asks {
+		want := 5 * sec << i
+		if d := c.asks[i] - c.ends[i]; d > want+sec || d < want-want/10-ms {
+			t.Errorf("start %d %v after the end, want %v", i, d, want)
+		}
+	}
+	v := w.g.Recoveries()
+	if len(v) != 1 || v[0].Name != "c" || v[0].Unit != "c.service" || !v[0].GivenUp || v[0].Attempts != 5 || v[0].Next <= 0 || v[0].Next > time.Hour {
+		t.Errorf("%+v", v)
+	}
+	w.run(50 * time.Minute)
+	if n := len(w.find(EvRetrying, 0)); n != 1 || len(c.asks) <= 5 {
+		t.Errorf("an hour later: %d times anew, %d starts", n, len(c.asks))
+	}
+}
+
+// TestStable: who lives for ten minutes begins anew.
+func TestStable(t *testing.T) {
+	w := newWorld(t)
+	c := crashes(w, always(11*time.Minute))
+	w.run(3 * time.Hour)
+	w.none(EvGaveUp)
+	if len(c.asks) < 15 {
+		t.Fatalf("%d starts", len(c.asks))
+	}
+	for i := range c.asks {
+		if d := c.asks[i] - c.ends[i]; d > 6*sec {
+			t.Errorf("start %d %v after the end", i, d)
+		}
+	}
+}
+
+// TestCausesShare: a hang and a crash take from one budget.
+func TestCausesShare(t *testing.T) {
+	w := newWorld(t)
+	n := 0
+	c := crashes(w, func() time.Duration { n++; return time.Duration(n%2) * 2 * sec })
+	w.run(20 * time.Minute)
+	if len(c.asks) != 5 || len(w.find(EvKilled, 0)) < 2 || len(c.ends) < 2 || len(w.find(EvGaveUp, 0)) != 1 {
+		t.Errorf("%d starts\n%s", len(c.asks), w)
+	}
+}
+
+func TestRecoverOrder(t *testing.T) {
+	w := newWorld(t)
+	c := crashes(w, always(2*sec))
+	var wrong *OrderError
+	if _, err := w.g.Recover("c", "x"); !errors.As(err, &wrong) || !wrong.NoTarget {
+		t.Errorf("nothing to recover: %v", err)
+	}
+	if _, err := w.g.Recover("[", "x"); !errors.As(err, &wrong) || wrong.NoTarget {
+		t.Errorf("no pattern: %v", err)
+	}
+	w.run(20 * time.Minute)
+	if w.g.GivenUp() != 1 {
+		t.Fatal(w)
+	}
+	c.lives = always(time.Hour)
+	if n, err := w.g.Recover("c.serv*", "uid 0 (root)"); n != 1 || err != nil {
+		t.Fatal(n, err)
+	}
+	if w.g.GivenUp() != 0 {
+		t.Error("still given up")
+	}
+	w.run(2 * sec)
+	if e := w.find(EvRetrying, 0); len(e) != 1 || !strings.Contains(e[0].Message, "uid 0 (root)") || len(c.asks) != 6 {
+		t.Errorf("%d starts\n%s", len(c.asks), w)
+	}
+	w.run(2 * time.Hour)
+	if len(w.find(EvRetrying, 0)) != 1 {
+		t.Error(w)
+	}
+}
+
+// TestRecoverRule: a rule has its own bounds.
+func TestRecoverRule(t *testing.T) {
+	w := newWorld(t, func(c *config.Config) {
+		c.Rules = []config.Rule{{Match: config.Match{Name: "c"}, Recovery: config.RuleRecovery{Attempts: 2, Window: time.Minute}}}
+	})
+	c := crashes(w, always(2*sec))
+	w.run(20 * time.Minute)
+	if len(c.asks) != 2 || len(w.find(EvGaveUp, 0)) != 1 {
+		t.Errorf("%d starts\n%s", len(c.asks), w)
+	}
+}
+
+// TestRecoverHeld: what an order holds is not started, and is once that is over.
+func TestRecoverHeld(t *testing.T) {
+	for name, o := range map[string]HoldOrder{"pid": {PID: 201, For: time.Minute}, "name": {Name: "c*", For: time.Minute}, "all": {All: true, For: time.Minute}} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			n := 0
+			c := crashes(w, func() time.Duration { n++; return []time.Duration{8 * sec, time.Hour}[min(n-1, 1)] })
+			w.run(5 * sec)
+			if _, err := w.g.Hold(o); err != nil {
+				t.Fatal(err)
+			}
+			w.run(58 * sec)
+			if len(c.asks) != 0 {
+				t.Fatalf("started\n%s", w)
+			}
+			w.run(10 * sec)
+			if len(c.asks) != 1 {
+				t.Errorf("not started\n%s", w)
+			}
+		})
+	}
+}
+
+// TestThen: those that follow come after it is up, in order, once, whoever started it.
+func TestThen(t *testing.T) {
+	follow := []Decision{RestartUnit{Unit: "b.service", PID: 110}, RestartUnit{Unit: "a.target", PID: 110}}
+	for name, answers := range map[string][]RestoreDone{
+		"started by the guard": {{Started: true}},
+		"started by systemd":   {{Up: true}},
+		"at the third look":    {{Coming: true}, {Coming: true}, {Up: true}},
+		"at the second try":    {{Failed: true, Reason: "failed"}, {Started: true}},
+	} {
+		for _, restart := range []bool{false, true} {
+			t.Run(fmt.Sprint(name, restart), func(t *testing.T) {
+				w := newWorld(t, func(c *config.Config) { c.Rules = []config.Rule{{Then: []string{"b.service", "a.target"}}} })
+				w.restoreRes = answers
+				w.client(110, "c", 5, 0).facts.Unit = "c.service"
+				w.run(30 * sec)
+				if restart {
+					w.restart()
+				}
+				w.run(2 * time.Minute)
+				got := slices.DeleteFunc(slices.Clone(w.asked), func(d Decision) bool { _, is := d.(RestoreUnit); return is })
+				if len(got) != 2 {
+					t.Fatalf("%+v\n%s", got, w)
+				}
+				for i, d := range got {
+					x := d.(RestartUnit)
+					if ended := w.find(EvKilled, 110)[0].at; x.Ended != ended {
+						t.Errorf("ended at %v, want %v", x.Ended, ended)
+					}
+					x.Ended = 0
+					if x != follow[i] {
+						t.Errorf("%+v", x)
+					}
+				}
+			})
+		}
+	}
+	t.Run("left alone", func(t *testing.T) {
+		w := newWorld(t, func(c *config.Config) { c.Rules = []config.Rule{{Then: []string{"b.service"}}} })
+		w.restoreRes = []RestoreDone{{Reason: "stopped"}}
+		w.client(110, "c", 5, 0).facts.Unit = "c.service"
+		w.run(2 * time.Minute)
+		if len(w.asked) != 1 {
+			t.Errorf("%+v", w.asked)
+		}
+	})
+}
+
+// TestThenFlap: those that follow a unit that flaps do not flap with it for ever.
+func TestThenFlap(t *testing.T) {
+	w := newWorld(t, func(c *config.Config) { c.Rules = []config.Rule{{Then: []string{"b.service"}}} })
+	c := crashes(w, always(2*sec))
+	w.onRestore = func(RestoreUnit) RestoreDone { return RestoreDone{Up: true} } // systemd is faster
+	for range 30 {
+		w.in(3*sec, c.start)
+		w.run(20 * sec)
+	}
+	n := 0
+	for _, d := range w.asked {
+		if _, is := d.(RestartUnit); is {
+			n++
+		}
+	}
+	if n != 5 || len(w.find(EvGaveUp, 0)) != 1 {
+		t.Errorf("restarted %d times\n%s", n, w)
+	}
+}
+
+// TestBusAway: while nobody can be asked nothing is given up, and it is said once.
+func TestBusAway(t *testing.T) {
+	w := newWorld(t)
+	away := true
+	w.onRestore = func(RestoreUnit) RestoreDone {
+		if away {
+			return RestoreDone{Failed: true, Unasked: true, Reason: "no bus"}
+		}
+		return RestoreDone{Started: true}
+	}
+	w.client(110, "c", 5, 0).facts.Unit = "c.service"
+	w.run(3 * time.Hour)
+	if len(w.find(EvRestoreFailed, 110)) != 1 || len(w.find(EvGaveUp, 0)) != 0 || len(w.asked) < 20 {
+		t.Errorf("asked %d times\n%s", len(w.asked), w)
+	}
+	away = false
+	w.run(6 * time.Minute)
+	if len(w.find(EvRestored, 110)) != 1 {
+		t.Error(w)
+	}
+}
+
+// TestSucceeded: what somebody else has started again needs no command.
+func TestSucceeded(t *testing.T) {
+	for _, again := range []bool{false, true} {
+		w := newWorld(t, func(c *config.Config) { c.Rules = []config.Rule{{Restart: config.RestartCommand, Command: command}} })
+		w.client(110, "c", 5, 0)
+		w.run(12 * sec)
+		w.want(110, killedStory)
+		if again {
+			w.client(111, "c", 5, 2*sec)
+		}
+		w.restoreRes = []RestoreDone{{Started: true, As: "x.service"}}
+		w.run(time.Minute)
+		if (len(w.asked) == 0) != again || (len(w.find(EvRestored, 110)) == 0) != again {
+			t.Errorf("%v: %+v\n%s", again, w.asked, w)
+		}
+	}
+}
+
+// TestEachUnitItsOwn: many units of one name that fall together come back together.
+func TestEachUnitItsOwn(t *testing.T) {
+	w := newWorld(t, func(c *config.Config) { c.Brake.Enabled = false })
+	w.onRestore = func(RestoreUnit) RestoreDone { return RestoreDone{Started: true} }
+	for pid := int32(110); pid < 130; pid++ {
+		w.client(pid, "worker", 5, 0).facts.Unit = fmt.Sprintf("worker@%d.service", pid)
+	}
+	w.run(time.Minute)
+	if n := len(w.find(EvRestored, 0)); n != 20 {
+		t.Errorf("%d of 20 came back\n%s", n, w)
+	}
+	w.none(EvGaveUp)
+}
+
+// TestStartGrace: who has never beaten is not judged before; one beat, and it is like all others.
+func TestStartGrace(t *testing.T) {
+	w := newWorld(t, func(c *config.Config) { c.Rules = []config.Rule{{StartGrace: time.Minute}} })
+	w.client(110, "begins", 5, 0)
+	p := w.client(111, "hangs", 5, 2*sec)
+	w.client(112, "long", 120, 0)
+	w.in(7*sec, p.hang)
+	w.run(50 * sec)
+	w.want(110, "registered")
+	w.want(111, killedStory)
+	w.run(10*sec + 500*ms)
+	if e := w.find(EvLate, 110); len(e) != 1 || e[0].Silence < time.Minute || e[0].Silence > 61*sec {
+		t.Errorf("%v\n%s", e, w)
+	}
+	w.run(80 * sec)
+	if e := w.find(EvLate, 112); len(e) != 1 || e[0].Silence < 132*sec {
+		t.Errorf("%v\n%s", e, w)
+	}
+}

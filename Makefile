@@ -17,7 +17,7 @@ FUZZTIME ?= 2000x
 SOAK_FOR ?= 10m
 UNITTESTS = $$($(GO) list ./... | grep -v /deploy/e2e$$)
 # Where goroutines, locks and shared memory are.
-RACY      = ./pkg/daemon/... ./pkg/escalate/... ./pkg/control/... ./pkg/systemd/... ./pkg/process/... ./pkg/table/... ./pkg/registry/...
+RACY      = ./pkg/daemon/... ./pkg/escalate/... ./pkg/control/... ./pkg/systemd/... ./pkg/process/... ./pkg/table/... ./pkg/registry/... ./pkg/alert/...
 
 .DELETE_ON_ERROR:
 .PHONY: help

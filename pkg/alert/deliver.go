@@ -1,0 +1,125 @@
+package alert
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+)
+
+const (
+	// batchSize is how many notifications one request has at most.
+	batchSize = 100
+	// A receiver that fails is tried again after retryMin, then twice as long, up
+	// to retryMax, each time up to half of it sooner; it may ask for up to
+	// retryAsked.
+	retryMin   = time.Second
+	retryMax   = time.Minute
+	retryAsked = 10 * time.Minute
+	// sayAgain is how often a receiver that keeps failing is reported.
+	sayAgain = time.Hour
+)
+
+// delivery brings to one receiver what waits for it, in order.
+type delivery struct {
+	name    string
+	store   *Store
+	post    func(context.Context, []Notification) error
+	refresh time.Duration // how often the alerts that stand are sent again; 0: never
+	report  func(string)
+
+	failing time.Time // since when
+	said    time.Time // when that was reported last
+	wait    time.Duration
+	single  bool // one of the next batch was rejected
+}
+
+// run delivers until ctx ends.
+func (d *delivery) run(ctx context.Context) {
+	bell := d.store.bells[d.name]
+	var again <-chan time.Time
+	fresh := time.Time{} // when the alerts that stand were sent last
+	for ctx.Err() == nil {
+		n := batchSize
+		if d.single {
+			n = 1
+		}
+		batch := d.store.head(d.name, n)
+		due := d.refresh > 0 && time.Since(fresh) >= d.refresh
+		if len(batch) == 0 && !due {
+			if d.refresh > 0 {
+				again = time.After(d.refresh - time.Since(fresh))
+			}
+			select {
+			case <-bell:
+			case <-again:
+			case <-ctx.Done():
+			}
+			continue
+		}
+		if len(batch) == 0 { // nothing waits: say once more what stands
+			standing := d.store.standing(d.name)
+			sent := true
+			for len(standing) > 0 && sent {
+				n := min(batchSize, len(standing))
+				sent = d.settle(ctx, d.post(ctx, standing[:n]), nil)
+				standing = standing[n:]
+			}
+			if sent {
+				fresh = time.Now()
+			}
+			continue
+		}
+		d.settle(ctx, d.post(ctx, batch), batch)
+	}
+}
+
+// settle draws the consequences of an attempt, and waits after a failure.
+func (d *delivery) settle(ctx context.Context, err error, batch []Notification) (done bool) {
+	switch {
+	case err == nil:
+		d.ack(batch)
+		if !d.failing.IsZero() {
+			d.report(fmt.Sprintf("%s: delivers again, after %s", d.name, time.Since(d.failing).Round(time.Second)))
+		}
+		d.failing, d.said, d.wait, d.single = time.Time{}, time.Time{}, 0, false
+		return true
+	case ctx.Err() != nil:
+		return false
+	case errors.Is(err, errRejected) && len(batch) > 1:
+		d.single = true // only that one is given up
+		return false
+	case errors.Is(err, errRejected) && len(batch) == 1:
+		d.report(fmt.Sprintf("%s: notification %s is rejected, giving it up: %v", d.name, batch[0].ID, err))
+		d.ack(batch)
+		return true
+	}
+	now := time.Now()
+	if d.failing.IsZero() {
+		d.failing = now
+	}
+	d.wait = min(max(2*d.wait, retryMin), retryMax)
+	pause := d.wait - rand.N(d.wait/2)
+	var answer *statusError
+	if errors.As(err, &answer) && answer.after > 0 {
+		pause = min(answer.after, retryAsked)
+	}
+	if now.Sub(d.said) >= sayAgain {
+		d.said = now
+		d.report(fmt.Sprintf("%s: cannot deliver: %v; it waits in the queue, trying again", d.name, err))
+	}
+	t := time.NewTimer(pause)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+	return false
+}
+
+func (d *delivery) ack(batch []Notification) {
+	if len(batch) > 0 {
+		_ = d.store.Ack(d.name, batch) // at worst it is delivered twice
+	}
+}

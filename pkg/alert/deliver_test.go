@@ -1,0 +1,254 @@
+package alert
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// patience is for what must happen sooner or later.
+const patience = 60 * time.Second
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(patience); !ok(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("not within %v: %s", patience, what)
+		}
+	}
+}
+
+// receiver is a real HTTP server that is told how to behave.
+type receiver struct {
+	*httptest.Server
+	mu       sync.Mutex
+	behave   func(w http.ResponseWriter, r *http.Request, p Payload) bool // false: it took nothing
+	got      []Notification
+	requests int
+	headers  http.Header
+	body     []byte
+}
+
+func newReceiver(t *testing.T) *receiver {
+	x := &receiver{}
+	x.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		var p Payload
+		if err := json.Unmarshal(body, &p); err != nil {
+			t.Errorf("%v: %s", err, body)
+		}
+		x.mu.Lock()
+		behave := x.behave
+		x.requests++
+		x.headers, x.body = r.Header, body
+		x.mu.Unlock()
+		if behave != nil && !behave(w, r, p) {
+			return
+		}
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		x.got = append(x.got, p.Notifications...)
+	}))
+	t.Cleanup(x.Close)
+	return x
+}
+
+func (x *receiver) set(behave func(http.ResponseWriter, *http.Request, Payload) bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.behave = behave
+}
+
+func (x *receiver) ids() string {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return ids(x.got)
+}
+
+// log collects reports.
+type log struct {
+	mu    sync.Mutex
+	lines []string
+}
+
+func (l *log) add(line string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lines = append(l.lines, line)
+}
+
+func (l *log) has(text string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.ContainsFunc(l.lines, func(s string) bool { return strings.Contains(s, text) })
+}
+
+// deliver runs a delivery to a URL until the test ends.
+func deliver(t *testing.T, s *Store, r Receiver) *log {
+	l := &log{}
+	r.Name = "ops"
+	if r.Timeout.Duration == 0 {
+		r.Timeout = Duration{Duration: 500 * time.Millisecond}
+	}
+	d := delivery{name: "ops", store: s, post: newPoster(r, "host").post, report: l.add}
+	if r.Type == TypeAlertmanager {
+		d.refresh = r.ResolveTimeout.Duration / 4
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { defer close(done); d.run(ctx) }()
+	t.Cleanup(func() { cancel(); <-done })
+	return l
+}
+
+func numbers(from, to int) string {
+	var words []string
+	for n := from; n < to; n++ {
+		words = append(words, fmt.Sprint(n))
+	}
+	return strings.Join(words, " ")
+}
+
+// TestNothingIsLost has receivers that misbehave in each way and then recover: all arrives, in order.
+func TestNothingIsLost(t *testing.T) {
+	release := make(chan struct{})
+	t.Cleanup(func() { close(release) })
+	for name, behave := range map[string]func(http.ResponseWriter, *http.Request, Payload) bool{
+		"hangs": func(w http.ResponseWriter, r *http.Request, _ Payload) bool {
+			select {
+			case <-r.Context().Done():
+			case <-release:
+			}
+			return false
+		},
+		"500": func(w http.ResponseWriter, _ *http.Request, _ Payload) bool {
+			http.Error(w, "out of\norder", 500)
+			return false
+		},
+		"404": func(w http.ResponseWriter, _ *http.Request, _ Payload) bool { w.WriteHeader(404); return false },
+		"redirects": func(w http.ResponseWriter, r *http.Request, _ Payload) bool {
+			http.Redirect(w, r, "/x", http.StatusFound)
+			return false
+		},
+		"busy": func(w http.ResponseWriter, _ *http.Request, _ Payload) bool {
+			w.Header().Set("Retry-After", "1")
+			w.WriteHeader(429)
+			return false
+		},
+		"cuts it off": func(http.ResponseWriter, *http.Request, Payload) bool { panic(http.ErrAbortHandler) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s, _ := openStore(t, filepath.Join(t.TempDir(), "queue"), "ops")
+			x := newReceiver(t)
+			x.set(behave)
+			l := deliver(t, s, Receiver{Type: TypeWebhook, URL: x.URL})
+			for n := range 5 {
+				put(t, s, n)
+			}
+			eventually(t, "it was tried twice", func() bool { x.mu.Lock(); defer x.mu.Unlock(); return x.requests >= 2 })
+			begin := time.Now()
+			put(t, s, 5) // nobody waits for it
+			if took := time.Since(begin); took > 5*time.Second {
+				t.Errorf("a decision waited %v for the receiver", took)
+			}
+			if !l.has("cannot deliver") || x.ids() != "" {
+				t.Errorf("%q, %v", x.ids(), l.lines)
+			}
+			x.set(nil)
+			eventually(t, "all has arrived", func() bool { return x.ids() == numbers(0, 6) })
+			eventually(t, "nothing waits", func() bool { n, _ := s.Waiting(); return n == 0 })
+			if !l.has("delivers again") {
+				t.Errorf("%v", l.lines)
+			}
+		})
+	}
+	t.Run("away", func(t *testing.T) {
+		t.Parallel()
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		address := listener.Addr().String()
+		listener.Close() // connections are refused
+		path := filepath.Join(t.TempDir(), "queue")
+		s, _ := openStore(t, path, "ops")
+		l := deliver(t, s, Receiver{Type: TypeWebhook, URL: "http://" + address})
+		for n := range 250 {
+			put(t, s, n)
+		}
+		eventually(t, "it is said", func() bool { return l.has("connection refused") })
+		if listener, err = net.Listen("tcp", address); err != nil {
+			t.Skipf("somebody else has taken %s: %v", address, err)
+		}
+		x := newReceiver(t)
+		go func() { _ = http.Serve(listener, x.Config.Handler) }()
+		t.Cleanup(func() { listener.Close() })
+		eventually(t, "all has arrived", func() bool { return x.ids() == numbers(0, 250) })
+		if x.requests > 10 {
+			t.Errorf("%d requests for 250 notifications", x.requests)
+		}
+	})
+	t.Run("slow", func(t *testing.T) {
+		t.Parallel()
+		s, _ := openStore(t, filepath.Join(t.TempDir(), "queue"), "ops")
+		x := newReceiver(t)
+		x.set(func(_ http.ResponseWriter, _ *http.Request, p Payload) bool {
+			time.Sleep(time.Duration(len(p.Notifications)) * time.Millisecond)
+			return true
+		})
+		deliver(t, s, Receiver{Type: TypeWebhook, URL: x.URL, Timeout: Duration{Duration: 30 * time.Second}})
+		for n := range 300 {
+			put(t, s, n)
+		}
+		eventually(t, "all has arrived", func() bool { return x.ids() == numbers(0, 300) })
+	})
+}
+
+// TestPoison: what a receiver rejects is given up, and only that.
+func TestPoison(t *testing.T) {
+	s, _ := openStore(t, filepath.Join(t.TempDir(), "queue"), "ops")
+	x := newReceiver(t)
+	x.set(func(w http.ResponseWriter, _ *http.Request, p Payload) bool {
+		if slices.ContainsFunc(p.Notifications, func(n Notification) bool { return n.ID == "3" }) {
+			http.Error(w, "I do not like 3", http.StatusUnprocessableEntity)
+			return false
+		}
+		return true
+	})
+	for n := range 6 {
+		put(t, s, n)
+	}
+	l := deliver(t, s, Receiver{Type: TypeWebhook, URL: x.URL})
+	eventually(t, "the others have arrived", func() bool { return x.ids() == "0 1 2 4 5" })
+	if !l.has("notification 3 is rejected, giving it up: it answers 422 Unprocessable Entity: I do not like 3") {
+		t.Errorf("%v", l.lines)
+	}
+}
+
+func TestSigned(t *testing.T) {
+	s, _ := openStore(t, filepath.Join(t.TempDir(), "queue"), "ops")
+	x := newReceiver(t)
+	secret := []byte("0123456789abcdef")
+	deliver(t, s, Receiver{Type: TypeWebhook, URL: x.URL, secret: secret})
+	put(t, s, 1)
+	eventually(t, "it has arrived", func() bool { return x.ids() == "1" })
+	stamp := x.headers.Get(HeaderTimestamp)
+	if got, want := x.headers.Get(HeaderSignature), Sign(secret, stamp, x.body); got != want || stamp == "" || len(got) != 71 {
+		t.Errorf("%s, want %s", got, want)
+	}
+	// As openssl has it: printf '%s' '1.{}' | openssl dgst -sha256 -hmac 0123456789abcdef
+	if got := Sign(secret, "1", []byte("{}")); got != "sha256=2af693cb56b22c16912222aeefdc75a01de562bf70ee2015f41ecea48382997f" {
+		t.Errorf("Sign: %s", got)
+	}
+}

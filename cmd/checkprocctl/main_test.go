@@ -85,6 +85,10 @@ func (h handler) Brake(_ context.Context, _ control.Caller, order control.BrakeO
 	ordered("brake", order)
 	return h.Held, h.fail()
 }
+func (h handler) Recover(_ context.Context, _ control.Caller, name string) (int, error) {
+	ordered("recover", name)
+	return h.Held, h.fail()
+}
 func (h handler) Advise(context.Context, control.Caller) ([]control.Advice, error) {
 	return h.Advice, h.fail()
 }

@@ -162,6 +162,7 @@ func (p *printer) status(s control.Status) {
 	p.field("so far", "%s", counters(s.Counters))
 	p.line("")
 	p.holds(s.Holds)
+	p.recoveries(s.Recoveries)
 	p.tables(s.Tables)
 	p.features(s.Features)
 }
@@ -280,10 +281,10 @@ func (p *printer) list(targets []control.Target) {
 		rows = append(rows, []cell{
 			{text: strconv.Itoa(int(t.PID))}, text(t.Name), {text: clean(string(t.State)), colour: stateColours[t.State]},
 			{text: span(t.TimeoutUsec)}, {text: span(t.SilenceUsec)}, deadline, {text: span(t.RegisteredUsec)},
-			{text: slots}, text(names[t.UID]), text(t.Unit), text(t.Verdict), text(t.Reason), {clean(t.Protected), cyan}, {clean(t.Hold), yellow},
+			{text: slots}, text(names[t.UID]), text(t.Unit), text(t.Verdict), text(t.Reason), {clean(t.Protected), cyan}, {clean(t.Hold), yellow}, text(t.Recovery),
 		})
 	}
-	p.table([]string{"PID", "NAME", "STATE", "TIMEOUT", "SILENCE", "DEADLINE", "SEEN FOR", "SLOT", "USER", "UNIT", "VERDICT", "REASON", "PROTECTED", "HOLD"},
+	p.table([]string{"PID", "NAME", "STATE", "TIMEOUT", "SILENCE", "DEADLINE", "SEEN FOR", "SLOT", "USER", "UNIT", "VERDICT", "REASON", "PROTECTED", "HOLD", "RECOVERY"},
 		[]string{"PID", "TIMEOUT", "SILENCE", "DEADLINE", "SLOT"}, rows)
 }
 

@@ -122,6 +122,7 @@ func (a *app) command() *cobra.Command {
 	reload.Flags().Bool("wait", true, "wait until it is in force or rejected, and say which; it always does")
 	a.diff(add)
 	a.orders(add)
+	a.recover(add)
 	add("version", "The version of this program", noArgs, a.version)
 	return root
 }

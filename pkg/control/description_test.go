@@ -108,6 +108,7 @@ func TestDescriptionIsTheGoTypes(t *testing.T) {
 		"type BrakeOrder":  enum(BrakeGo, BrakeStop),
 		"method Hold":      fields(t, HoldRequest{}) + " -> " + fields(t, holdReply{}),
 		"method Release":   fields(t, Selector{}) + " -> " + fields(t, releaseReply{}),
+		"method Recover":   fields(t, recoverParameters{}) + " -> " + fields(t, recoverReply{}),
 		"method Brake":     fields(t, brakeParameters{}) + " -> " + fields(t, brakeReply{}),
 		"method Advise":    "() -> " + fields(t, adviseReply{}),
 		"type Level":       enum(LevelInfo, LevelNotice, LevelWarning, LevelError),
@@ -120,7 +121,7 @@ func TestDescriptionIsTheGoTypes(t *testing.T) {
 		"error Failed":     fields(t, messageParameters{}),
 	}
 	for _, v := range []any{Table{}, Targets{}, Counters{}, Brake{}, Scan{}, Feature{}, Registry{}, Status{}, Target{},
-		Finding{}, Fault{}, Event{}, Hold{}, Advice{}, Match{}} {
+		Finding{}, Fault{}, Event{}, Hold{}, Recovery{}, Advice{}, Match{}} {
 		want["type "+reflect.TypeOf(v).Name()] = fields(t, v)
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

@@ -273,6 +273,13 @@ func (s *Server) method(ctx context.Context, c Caller, name string) (method, boo
 				n, err := h.Release(ctx, c, sel)
 				return releaseReply{n}, err
 			}}, true
+	case "Recover":
+		var p recoverParameters
+		return method{steer: true, valid: p.valid, arguments: []argument{{"name", &p.Name, false}},
+			call: func() (any, error) {
+				n, err := h.Recover(ctx, c, p.Name)
+				return recoverReply{n}, err
+			}}, true
 	case "Brake":
 		var b brakeParameters
 		return method{steer: true, valid: b.valid, arguments: []argument{{"order", &b.Order, false}},
@@ -325,6 +332,7 @@ func full[T any](list []T) []T {
 
 func fullStatus(s Status) Status {
 	s.ConfigFiles, s.Tables, s.Features, s.Holds = full(s.ConfigFiles), full(s.Tables), full(s.Features), full(s.Holds)
+	s.Recoveries = full(s.Recoveries)
 	return s
 }
 

@@ -78,6 +78,10 @@ func (f *fake) Brake(_ context.Context, c Caller, order BrakeOrder) (int, error)
 	f.ordered(c, order)
 	return f.count, f.err
 }
+func (f *fake) Recover(_ context.Context, c Caller, name string) (int, error) {
+	f.ordered(c, name)
+	return f.count, f.err
+}
 func (f *fake) Advise(context.Context, Caller) ([]Advice, error) { return f.advice, f.err }
 
 func (f *fake) Diff(_ context.Context, c Caller, r DiffRequest) (DiffResult, error) {
@@ -218,9 +222,10 @@ func (r *raw) expectEnd() {
 func TestClientAndServer(t *testing.T) {
 	h := &fake{
 		status: Status{Version: "1.2.3", PID: 42, Mode: ModeActing, ConfigFiles: []string{"/etc/x.toml"},
-			Tables:   []Table{{ID: 7, Key: 0x5095, Size: 72000, Records: 1000, State: TableAttached}},
-			Features: []Feature{{Name: "pidfd_open", Since: "5.3"}},
-			Holds:    []Hold{{Name: "ftp*", LeftUsec: 5, Reason: "debugged", By: "uid 0 (root, pid 7)", Targets: 2}}},
+			Tables:     []Table{{ID: 7, Key: 0x5095, Size: 72000, Records: 1000, State: TableAttached}},
+			Features:   []Feature{{Name: "pidfd_open", Since: "5.3"}},
+			Holds:      []Hold{{Name: "ftp*", LeftUsec: 5, Reason: "debugged", By: "uid 0 (root, pid 7)", Targets: 2}},
+			Recoveries: []Recovery{{Name: "ftpd", Unit: "ftpd.service", GivenUp: true, Starts: 5, Attempts: 5, NextUsec: 7}}},
 		targets:  []Target{{PID: 1, Slot: 3, Slots: []int{3}, Name: "<ftp> & more", State: StateGuarded, Rule: -1}, {PID: 2, UID: 77}},
 		findings: []Finding{{ID: "mode", Severity: SeverityNote, PIDs: []int32{9}}},
 		result:   ReloadResult{Changed: []string{"interval"}},
@@ -346,11 +351,14 @@ func TestOrders(t *testing.T) {
 	if n, err := c.Brake(ctx, BrakeStop); err != nil || n != 4 {
 		t.Errorf("Brake: %d, %v", n, err)
 	}
+	if n, err := c.Recover(ctx, "ftp*"); err != nil || n != 4 {
+		t.Errorf("Recover: %d, %v", n, err)
+	}
 	advice, err := c.Advise(ctx)
 	if diff := cmp.Diff(h.advice, advice); err != nil || diff != "" {
 		t.Errorf("Advise: %v\n%s", err, diff)
 	}
-	if diff := cmp.Diff([]any{request, Selector{Name: "ftp*"}, BrakeStop}, h.orders); diff != "" {
+	if diff := cmp.Diff([]any{request, Selector{Name: "ftp*"}, BrakeStop, "ftp*"}, h.orders); diff != "" {
 		t.Errorf("handed on (-said +handed):\n%s", diff)
 	}
 }
@@ -427,6 +435,12 @@ func TestOrdersAreBounded(t *testing.T) {
 		{release(`{"pid":-1}`), "pid", nil},
 		{release(`{"name":"\u202e"}`), "name", nil},
 		{release(`{"all":true,"for_usec":1}`), "for_usec", nil},
+		{`"method":"io.checkproc.Recover","parameters":{"name":"ftp*"}`, "", "ftp*"},
+		{`"method":"io.checkproc.Recover","parameters":{"name":""}`, "name", nil},
+		{`"method":"io.checkproc.Recover","parameters":{"name":"a\u0007"}`, "name", nil},
+		{`"method":"io.checkproc.Recover","parameters":{"name":"` + strings.Repeat("x", 201) + `"}`, "name", nil},
+		{`"method":"io.checkproc.Recover"`, "name", nil},
+		{`"method":"io.checkproc.Recover","parameters":{"name":"x","all":true}`, "all", nil},
 		{`"method":"io.checkproc.Brake","parameters":{"order":"stop"}`, "", BrakeStop},
 		{`"method":"io.checkproc.Brake","parameters":{"order":"halt"}`, "order", nil},
 		{`"method":"io.checkproc.Brake","parameters":{"order":1}`, "order", nil},
@@ -588,6 +602,7 @@ func TestRolesDecide(t *testing.T) {
 				{"Hold", `{"all":true,"for_usec":5000000}`, HoldRequest{All: true, ForUsec: 5_000_000}},
 				{"Release", `{"pid":7}`, Selector{PID: 7}},
 				{"Brake", `{"order":"go"}`, BrakeGo},
+				{"Recover", `{"name":"ftp*"}`, "ftp*"},
 			} {
 				h.orders, h.by = nil, nil
 				r, _, _ := s.handle(t.Context(), tt.caller, []byte(`{"method":"io.checkproc.`+order.method+`","parameters":`+order.parameters+`}`))

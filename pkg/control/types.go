@@ -57,22 +57,23 @@ const (
 
 // Status is the daemon as a whole. All spans of time are microseconds.
 type Status struct {
-	Version      string    `json:"version"`
-	PID          int32     `json:"pid"`
-	SinceUsec    int64     `json:"since_usec"` // how long the daemon has been up
-	Mode         Mode      `json:"mode"`
-	ModeReason   string    `json:"mode_reason"` // empty while acting
-	IntervalUsec int64     `json:"interval_usec"`
-	ConfigFiles  []string  `json:"config_files"`
-	Tables       []Table   `json:"tables"`
-	Targets      Targets   `json:"targets"`
-	Counters     Counters  `json:"counters"`
-	Brake        Brake     `json:"brake"`
-	Scan         Scan      `json:"scan"`
-	Features     []Feature `json:"features"`
-	BootID       string    `json:"boot_id"`
-	Registry     Registry  `json:"registry"`
-	Holds        []Hold    `json:"holds"`
+	Version      string     `json:"version"`
+	PID          int32      `json:"pid"`
+	SinceUsec    int64      `json:"since_usec"` // how long the daemon has been up
+	Mode         Mode       `json:"mode"`
+	ModeReason   string     `json:"mode_reason"` // empty while acting
+	IntervalUsec int64      `json:"interval_usec"`
+	ConfigFiles  []string   `json:"config_files"`
+	Tables       []Table    `json:"tables"`
+	Targets      Targets    `json:"targets"`
+	Counters     Counters   `json:"counters"`
+	Brake        Brake      `json:"brake"`
+	Scan         Scan       `json:"scan"`
+	Features     []Feature  `json:"features"`
+	BootID       string     `json:"boot_id"`
+	Registry     Registry   `json:"registry"`
+	Holds        []Hold     `json:"holds"`
+	Recoveries   []Recovery `json:"recoveries"`
 }
 
 // Table is one shared memory segment.
@@ -163,6 +164,7 @@ type Target struct {
 	RegisteredUsec int64       `json:"registered_usec"` // how long ago the daemon first saw it
 	Protected      string      `json:"protected"`       // the pattern that protects it: protect.names "db*"; empty: none does
 	Hold           string      `json:"hold"`            // by whose order it is held, and why; empty: by none
+	Recovery       string      `json:"recovery"`        // how often it was started again lately: "3 of 5 starts"; empty: never
 	Episode        string      `json:"episode"`         // that it is in, as in Event; empty: in none
 }
 
@@ -326,7 +328,7 @@ type Caller struct {
 // bounded time. Besides plain errors (sent as Failed with their text) they may return ErrNotAllowed, ErrNoTarget, ErrBusy,
 // *Rejected or *InvalidError, wrapped or not.
 //
-// The server itself refuses Check, Advise, Diff and Follow to a caller that cannot see all, and Reload, Hold, Release, Brake and AlertTest to one
+// The server itself refuses Check, Advise, Diff and Follow to a caller that cannot see all, and Reload, Hold, Release, Brake, Recover and AlertTest to one
 // that cannot steer, and takes other users' targets out of the answer of List where the caller cannot see all. It hands on
 // no order that does not keep to what HoldRequest, Selector and BrakeOrder say, but for the reason of a hold, which is as
 // long and as hostile as the caller likes.
@@ -338,6 +340,7 @@ type Handler interface {
 	Hold(ctx context.Context, c Caller, r HoldRequest) (Hold, error)
 	Release(ctx context.Context, c Caller, s Selector) (released int, err error)
 	Brake(ctx context.Context, c Caller, order BrakeOrder) (targets int, err error)
+	Recover(ctx context.Context, c Caller, name string) (names int, err error)
 	Advise(ctx context.Context, c Caller) ([]Advice, error)
 	Diff(ctx context.Context, c Caller, r DiffRequest) (DiffResult, error)
 	// AlertTest has the daemon report an event that is delivered as all others are.

@@ -368,7 +368,7 @@ func statusLine(n guard.Tally, acting string) string {
 	for _, p := range [...]struct {
 		n    int
 		what string
-	}{{n.Late, "late"}, {n.Held, "held"}, {n.Ladders, "being ended"}, {n.Unverified, "unverified"}, {n.Forming, "forming"}} {
+	}{{n.Late, "late"}, {n.Held, "held"}, {n.Ladders, "being ended"}, {n.Unverified, "unverified"}, {n.Forming, "forming"}, {n.GivenUp, "given up"}} {
 		if p.n > 0 {
 			parts = append(parts, fmt.Sprintf("%d %s", p.n, p.what))
 		}

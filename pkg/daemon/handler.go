@@ -95,6 +95,15 @@ func (h handler) Brake(ctx context.Context, c control.Caller, order control.Brak
 	return targets, err
 }
 
+func (h handler) Recover(ctx context.Context, c control.Caller, name string) (names int, err error) {
+	by := who(c)
+	err = h.order(ctx, func() (err error) {
+		names, err = h.d.guard.Recover(name, by)
+		return err
+	})
+	return names, err
+}
+
 func (h handler) Advise(ctx context.Context, _ control.Caller) ([]control.Advice, error) {
 	var list []guard.Advice
 	if err := h.d.inLoop(ctx, func() { list = h.d.guard.Advice() }); err != nil {
@@ -194,6 +203,10 @@ func (d *Daemon) status() control.Status {
 	for _, v := range d.guard.Holds() {
 		s.Holds = append(s.Holds, holdOf(v))
 	}
+	for _, v := range d.guard.Recoveries() {
+		s.Recoveries = append(s.Recoveries, control.Recovery{Name: v.Name, Unit: v.Unit, GivenUp: v.GivenUp, Starts: v.Starts, Attempts: v.Attempts,
+			NextUsec: v.Next.Microseconds()})
+	}
 	for _, f := range d.features {
 		s.Features = append(s.Features, control.Feature{Name: f.Name, Since: f.Since, Error: f.Err})
 	}
@@ -234,7 +247,7 @@ func (d *Daemon) targets() []control.Target {
 			Table: int(v.Table), Slot: int(v.Slot), PID: v.PID, Name: v.Name, Unit: v.Unit, UID: v.UID,
 			TimeoutUsec: v.Timeout.Microseconds(), SilenceUsec: v.Silence.Microseconds(), DeadlineUsec: v.Deadline.Microseconds(),
 			Verdict: v.Verdict, Reason: v.Reason, Rule: v.Rule, State: control.TargetState(v.State), Protected: v.Shield, Hold: v.Hold,
-			Episode: v.Episode,
+			Recovery: v.Recovery, Episode: v.Episode,
 		}
 		if s, ok := states[v.State]; ok {
 			t.State = s

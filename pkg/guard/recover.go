@@ -466,8 +466,8 @@ func (g *Guard) Recoveries() []RecoveryView {
 	return out
 }
 
-// GivenUp counts the names that are given up.
-func (g *Guard) GivenUp() int {
+// givenUp counts the names that are given up.
+func (g *Guard) givenUp() int {
 	n := 0
 	for i := range g.budgets {
 		if g.budgets[i].given {

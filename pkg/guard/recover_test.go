@@ -165,8 +165,8 @@ func TestBudget(t *testing.T) {
 		}
 		for range 40 {
 			w.run(time.Minute)
-			if w.begun && w.g.GivenUp() > 1 {
-				r.Fatalf("one name, %d given up", w.g.GivenUp())
+			if w.begun && w.g.Tally().GivenUp > 1 {
+				r.Fatalf("one name, %d given up", w.g.Tally().GivenUp)
 			}
 		}
 		// The budget is a new one after "stable" without an end, and after "give up".
@@ -301,14 +301,14 @@ func TestRecoverOrder(t *testing.T) {
 		t.Errorf("no pattern: %v", err)
 	}
 	w.run(20 * time.Minute)
-	if w.g.GivenUp() != 1 {
+	if w.g.Tally().GivenUp != 1 {
 		t.Fatal(w)
 	}
 	c.lives = always(time.Hour)
 	if n, err := w.g.Recover("c.serv*", "uid 0 (root)"); n != 1 || err != nil {
 		t.Fatal(n, err)
 	}
-	if w.g.GivenUp() != 0 {
+	if w.g.Tally().GivenUp != 0 {
 		t.Error("still given up")
 	}
 	w.run(2 * sec)

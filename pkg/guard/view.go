@@ -130,7 +130,10 @@ func (g *Guard) Brake() BrakeView {
 }
 
 // Tally counts targets by what the status line wants to know.
-type Tally struct{ Targets, Guarded, Forming, Late, Held, Ladders, Unverified, Refused, Unguarded, Used, Slots int }
+type Tally struct {
+	Targets, Guarded, Forming, Late, Held, Ladders, Unverified, Refused, Unguarded, Used, Slots int
+	GivenUp                                                                                     int // names
+}
 
 // Tally counts without allocating.
 func (g *Guard) Tally() Tally {
@@ -160,6 +163,7 @@ func (g *Guard) Tally() Tally {
 			n.Unverified++
 		}
 	}
+	n.GivenUp = g.givenUp()
 	for _, tb := range g.tables {
 		n.Used += tb.used
 		n.Slots += len(tb.slots)

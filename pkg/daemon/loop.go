@@ -87,6 +87,7 @@ func (d *Daemon) turn(now time.Duration, exited []uint64) time.Duration {
 	}
 	d.startLadders()
 	d.askConsents()
+	d.watches.learnUnits()
 	// The token is earned: no scan is due that was not done, and the workers'
 	// lock was free. The loop turns once each attention step, also when scans are
 	// further apart than systemd's watchdog.

@@ -27,6 +27,8 @@ const (
 	// watchEnd bounds the wait for those that look at files when the daemon ends:
 	// a file may lie on a disk that is gone.
 	watchEnd = time.Second
+	// maxUnits bounds the services that are remembered for one rule.
+	maxUnits = 1000
 )
 
 // watches carries changes of the configuration of guarded programs: for each rule
@@ -41,6 +43,8 @@ type watches struct {
 	// Owned by the loop.
 	running map[string]context.CancelFunc // by what the rule says
 	rules   map[string]int                // index of the rule in force
+	units   map[string]map[string]bool    // services of targets that have or had that rule
+	learn   bool                          // a target has registered since units were learnt
 	blames  map[string]*blame             // by unit
 }
 
@@ -52,7 +56,8 @@ type blame struct {
 }
 
 func newWatches(d *Daemon) *watches {
-	return &watches{d: d, running: map[string]context.CancelFunc{}, rules: map[string]int{}, blames: map[string]*blame{}}
+	return &watches{d: d, running: map[string]context.CancelFunc{}, rules: map[string]int{},
+		units: map[string]map[string]bool{}, blames: map[string]*blame{}}
 }
 
 // set has the files of these rules watched, on the loop or before it runs. A rule
@@ -69,6 +74,7 @@ func (w *watches) set(rules []config.Rule) {
 			key += "+"
 		}
 		w.rules[key] = i
+		w.learn = true
 		if w.running[key] != nil {
 			continue
 		}
@@ -92,8 +98,47 @@ func (w *watches) set(rules []config.Rule) {
 		if _, ok := w.rules[key]; !ok {
 			cancel()
 			delete(w.running, key)
+			delete(w.units, key)
 		}
 	}
+}
+
+// learnUnits remembers to which services the rules apply, on the loop: one that has
+// failed because of a bad change has no target by the time of the good one.
+func (w *watches) learnUnits() {
+	if !w.learn || len(w.rules) == 0 {
+		return
+	}
+	w.learn = false
+	of := make(map[int]string, len(w.rules))
+	for key, index := range w.rules {
+		of[index] = key
+	}
+	for _, v := range w.d.guard.Views() {
+		key, ok := of[v.Rule]
+		if !ok || !v.Target || v.Shield != "" || v.State == "refused" || !strings.HasSuffix(v.Unit, ".service") || strings.HasPrefix(v.Unit, "user@") {
+			continue
+		}
+		if w.units[key] == nil || len(w.units[key]) >= maxUnits {
+			w.units[key] = map[string]bool{}
+		}
+		w.units[key][v.Unit] = true
+	}
+}
+
+// unitsOf lists the services that a change is for, on the loop. What nothing may be
+// done to is not among them.
+func (w *watches) unitsOf(key string) []string {
+	w.learn = true
+	w.learnUnits()
+	var out []string
+	for unit := range w.units[key] {
+		if w.d.cfg.Protected("", unit) == "" {
+			out = append(out, unit)
+		}
+	}
+	slices.Sort(out)
+	return out
 }
 
 // stop ends all of it, after the loop. A look that hangs is left behind.
@@ -142,7 +187,7 @@ func (w *watches) changed(ctx context.Context, key string, spec config.Watch, c 
 			return
 		}
 		acts, why := w.d.guard.Acts()
-		units = w.d.unitsOf(index)
+		units = w.unitsOf(key)
 		var what string
 		switch {
 		case c.Back:
@@ -150,7 +195,7 @@ func (w *watches) changed(ctx context.Context, key string, spec config.Watch, c 
 		case !acts:
 			what = "not acting: " + why
 		case len(units) == 0:
-			what = "no unit of a guarded process has that rule now, nothing is to be done"
+			what = "no guarded process in a service has had that rule so far, nothing is to be done"
 		default:
 			goesOn = true
 			what = spec.Action.String() + " of " + strings.Join(units, ", ")
@@ -212,12 +257,16 @@ func (w *watches) apply(ctx context.Context, unit string, spec config.Watch, fil
 	defer cancel()
 	manager := &w.d.restorer.units
 	before, err := manager.State(limited, unit)
-	if err == nil && before.Active != "active" && before.Active != "reloading" {
+	action := spec.Action
+	switch before.Active {
+	case "failed", "activating": // by what the files said before, perhaps
+		action = config.WatchRestart
+	case "inactive", "deactivating": // somebody has stopped it
 		w.tell(ctx, evConfigApplied, guard.LevelNotice, unit, before.Active, fmt.Sprintf("%s is %s: it takes its changed configuration (%s) when it starts", unit, before.Active, files))
 		return
 	}
 	var result string
-	if err == nil && spec.Action == config.WatchRestart {
+	if err == nil && action == config.WatchRestart {
 		result, err = manager.Restart(limited, unit)
 	} else if err == nil {
 		result, err = manager.Reload(limited, unit)
@@ -229,12 +278,12 @@ func (w *watches) apply(ctx context.Context, unit string, spec config.Watch, fil
 	case ctx.Err() != nil:
 		return
 	case err != nil:
-		w.tell(ctx, evConfigBlamed, guard.LevelError, unit, spec.Action.String(), fmt.Sprintf("%s of %s after a change of its configuration failed: %v; the probable cause is %s", spec.Action, unit, err, files))
+		w.tell(ctx, evConfigBlamed, guard.LevelError, unit, action.String(), fmt.Sprintf("%s of %s after a change of its configuration failed: %v; the probable cause is %s", action, unit, err, files))
 		return
 	}
-	w.tell(ctx, evConfigApplied, guard.LevelNotice, unit, spec.Action.String(), fmt.Sprintf("%s of %s: its changed configuration (%s) is in force; a failure in the next %s is put down to it",
-		spec.Action, unit, files, spec.Blame))
-	if spec.Action == config.WatchRestart {
+	w.tell(ctx, evConfigApplied, guard.LevelNotice, unit, action.String(), fmt.Sprintf("%s of %s: its changed configuration (%s) is in force; a failure in the next %s is put down to it",
+		action, unit, files, spec.Blame))
+	if action == config.WatchRestart {
 		before.Restarts = 0 // systemd counts anew
 	}
 	_ = w.d.inLoop(ctx, func() { w.beginBlame(unit, files, spec.Blame, before.Restarts) })
@@ -311,6 +360,7 @@ func failedSince(restarts uint32, now systemd.UnitState) string {
 // saw takes in an event of the guard, on the loop: a program that hangs since its
 // configuration has changed fails as well. One that was silent before does not.
 func (w *watches) saw(e *guard.Event) {
+	w.learn = w.learn || e.Name == guard.EvRegistered && e.Unit != ""
 	if e.Name != guard.EvCondemned && e.Name != guard.EvWouldCondemn && e.Name != guard.EvProtected {
 		return
 	}
@@ -326,18 +376,4 @@ func (w *watches) saw(e *guard.Event) {
 func (w *watches) sayBlamed(unit string, b *blame, how string) {
 	w.d.tellUnit(evConfigBlamed, guard.LevelError, unit, how, fmt.Sprintf("%s failed %.0fs after it took a changed configuration (%s): the probable cause is %s",
 		unit, (process.Now()-b.applied).Seconds(), how, b.files))
-}
-
-// unitsOf lists the services of the live targets that have a rule, on the loop. What
-// nothing may be done to is not among them.
-func (d *Daemon) unitsOf(rule int) []string {
-	var out []string
-	for _, v := range d.guard.Views() {
-		if v.Target && v.Rule == rule && v.Shield == "" && v.State != "refused" && strings.HasSuffix(v.Unit, ".service") &&
-			!strings.HasPrefix(v.Unit, "user@") && d.cfg.Protected("", v.Unit) == "" {
-			out = append(out, v.Unit)
-		}
-	}
-	slices.Sort(out)
-	return slices.Compact(out)
 }

@@ -28,7 +28,7 @@ func (u *Units) RunTransient(ctx context.Context, t Transient) (outcome string, 
 	properties := []sddbus.Property{
 		sddbus.PropType("oneshot"),
 		sddbus.PropDescription(t.Description),
-		sddbus.PropExecStart(t.Command, true),
+		sddbus.PropExecStart(t.Command, false), // true would ignore a failure, whatever its name says
 		property("TimeoutStartUSec", uint64(t.Timeout.Microseconds())),
 	}
 	if t.User != "" {

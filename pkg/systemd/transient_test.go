@@ -55,8 +55,8 @@ func TestRunTransient(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	started := m.starts()
-	for i, want := range []string{`good.service fail Type="oneshot" Description="a test" ExecStart=[["/bin/x", ["/bin/x", "-t"], true]] TimeoutStartUSec=@t 60000000`,
-		`bad.service fail Type="oneshot" Description="a test" ExecStart=[["/bin/x", ["/bin/x", "-t"], true]] TimeoutStartUSec=@t 60000000 User="idc"`} {
+	for i, want := range []string{`good.service fail Type="oneshot" Description="a test" ExecStart=[["/bin/x", ["/bin/x", "-t"], false]] TimeoutStartUSec=@t 60000000`,
+		`bad.service fail Type="oneshot" Description="a test" ExecStart=[["/bin/x", ["/bin/x", "-t"], false]] TimeoutStartUSec=@t 60000000 User="idc"`} {
 		if started[i] != want {
 			t.Errorf("asked for %s\nwant %s", started[i], want)
 		}

@@ -1,0 +1,159 @@
+package e2e
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+)
+
+// app is a service with a configuration of its own: how it runs is what the file says when it starts. A reload keeps a
+// copy of what was read, or fails.
+const (
+	app = `#!/bin/sh
+mode=$(sed -n s/^mode=//p "$2")
+case "$mode" in
+crash) /usr/lib/rig/client --name "$1" --timeout 3 --beat 300 & sleep 2; exit 3 ;;
+hang) exec /usr/lib/rig/client --name "$1" --timeout 2 --beat 300 --beats 5 ;;
+esac
+exec /usr/lib/rig/client --name "$1" --timeout 3 --beat 300
+`
+	appReload = `#!/bin/sh
+grep -q ^mode=refuse "$1" && exit 1
+cp "$1" "$RUNTIME_DIRECTORY/loaded"
+`
+	appCheck = `#!/bin/sh
+grep -q ^mode=[a-z]*$ "$1" && exit
+echo "no mode in $1"
+exit 7
+`
+)
+
+func appService(conf string, lines ...string) string {
+	return service("/usr/lib/rig/app %N "+conf, append(lines, "RuntimeDirectory=%N", "ExecReload=/usr/lib/rig/app-reload "+conf)...)
+}
+
+// TestConfigurationOfServices changes the configuration of real services, well and badly, in the ways in which that is
+// done: each takes what is good, goes on with what it has when its check refuses, and what fails afterwards is put down to
+// the change.
+func TestConfigurationOfServices(t *testing.T) {
+	eachSystemd(t, func(t *testing.T, root string) {
+		rule := func(unit, files, more string) string {
+			return fmt.Sprintf("[[rule]]\nmatch = { unit = %q }\nwatch = { files = [ %q ], settle = \"500ms\", blame = \"30s\"%s }\n", unit+".service", files, more)
+		}
+		m := bootInstalled(t, root, Files{
+			"/usr/lib/rig/app": app, "/usr/lib/rig/app-reload": appReload, "/usr/lib/rig/app-check": appCheck,
+			"/etc/app/reloaded.conf":                "mode=one\n",
+			"/etc/app/restarted/1/conf":             "mode=one\n",
+			"/etc/app/hangs.conf":                   "mode=one\n",
+			"/etc/app/safe.conf":                    "mode=one\n",
+			"/etc/app/fails.conf":                   "mode=one\n",
+			"/etc/systemd/system/fails.service":     appService("/etc/app/fails.conf"),
+			"/etc/systemd/system/reloaded.service":  appService("/etc/app/reloaded.conf"),
+			"/etc/systemd/system/restarted.service": appService("/etc/app/restarted/conf", "Restart=on-failure", "RestartSec=100ms"),
+			"/etc/systemd/system/hangs.service":     appService("/etc/app/hangs.conf", "Restart=always", "RestartSec=100ms"),
+			"/etc/systemd/system/safe.service":      appService("/etc/app/safe.conf"),
+			"/etc/checkprocd/conf.d/watch.toml": "[protect]\nunits = [ \"safe.service\" ]\n" +
+				rule("reloaded", "/etc/app/reloaded.conf", `, check = [ "/usr/lib/rig/app-check", "/etc/app/reloaded.conf" ]`) +
+				rule("restarted", "/etc/app/restarted/conf", `, action = "restart"`) +
+				rule("hangs", "/etc/app/hang*.conf", `, action = "restart"`) +
+				rule("fails", "/etc/app/fails.conf", `, action = "restart"`) +
+				rule("safe", "/etc/app/safe.conf", `, action = "restart"`),
+		})
+		m.Run("cd /etc/app/restarted && ln -s 1 ..data && ln -s ..data/conf conf")
+		m.Run("systemctl start checkprocd reloaded restarted hangs safe fails")
+		m.waitGuarded(5)
+		pid := map[string]string{}
+		for _, name := range []string{"reloaded", "restarted", "hangs", "safe"} {
+			pid[name] = m.mainPID(name)
+		}
+		about := func(name string) Fields { return Fields{"CHECKPROC_UNIT": name + ".service"} }
+		says := func(r Record, texts ...string) {
+			t.Helper()
+			for _, text := range texts {
+				if !strings.Contains(r["MESSAGE"], text) {
+					t.Errorf("%s: %s does not say %q: %s", root, r["CHECKPROC_EVENT"], text, r["MESSAGE"])
+				}
+			}
+		}
+
+		// A good change by an editor: reloaded, the same process.
+		m.Run("sed -i s/one/two/ /etc/app/reloaded.conf")
+		says(m.awaitEvent("config-changed", about("reloaded")), "/etc/app/reloaded.conf", "checking it, then reload of reloaded.service")
+		r := m.awaitEvent("config-applied", about("reloaded"))
+		m.check(r, Fields{"PRIORITY": "5", "CHECKPROC_REASON": "reload", "OBJECT_SYSTEMD_UNIT": "reloaded.service"})
+		if got := m.Run("cat /run/reloaded/loaded"); got != "mode=two" || m.mainPID("reloaded") != pid["reloaded"] {
+			t.Errorf("%s: reloaded with %q, pid %s was %s", root, got, m.mainPID("reloaded"), pid["reloaded"])
+		}
+		// One that its check refuses: said with the check's own words at hand, and the service goes on with what it has.
+		m.Mark()
+		m.WriteFile("/etc/app/reloaded.conf", "mood=three\n")
+		r = m.awaitEvent("config-check-failed", about("reloaded"))
+		m.check(r, Fields{"PRIORITY": "3", "CHECKPROC_REASON": "exit status 7"})
+		says(r, "/usr/lib/rig/app-check says exit status 7")
+		if unit := r["MESSAGE"][strings.LastIndex(r["MESSAGE"], " ")+1:]; !strings.Contains(m.Run("journalctl -u "+strings.TrimSuffix(unit, ")")), "no mode in /etc/app/reloaded.conf") {
+			t.Errorf("%s: the words of the check are not in the journal of %s", root, unit)
+		}
+		if out := m.Run("systemctl list-units --all --plain --no-legend 'checkprocd-check*'"); out != "" {
+			t.Errorf("%s: the check is left behind: %s", root, out)
+		}
+		// Back again, and nothing is to be done.
+		m.Mark()
+		m.WriteFile("/etc/app/reloaded.conf", "mode=two\n")
+		says(m.awaitEvent("config-changed"), "back to what is in force")
+		// The check takes it, the reload does not.
+		m.Mark()
+		m.WriteFile("/etc/app/reloaded.conf", "mode=refuse\n")
+		says(m.awaitEvent("config-blamed", about("reloaded")), "reload of reloaded.service", "the probable cause is /etc/app/reloaded.conf")
+		if got := m.Run("cat /run/reloaded/loaded"); got != "mode=two" || m.mainPID("reloaded") != pid["reloaded"] {
+			t.Errorf("%s: after bad changes: %q, pid %s was %s", root, got, m.mainPID("reloaded"), pid["reloaded"])
+		}
+
+		// As kubernetes does it, with a crash soon after.
+		m.Mark()
+		swap := func(n, mode string) {
+			m.Run(fmt.Sprintf("cd /etc/app/restarted && mkdir %s && echo mode=%s >%s/conf && ln -s %s ..tmp && mv -T ..tmp ..data", n, mode, n, n))
+		}
+		swap("2", "crash")
+		m.check(m.awaitEvent("config-applied", about("restarted")), Fields{"CHECKPROC_REASON": "restart"})
+		says(m.awaitEvent("config-blamed", about("restarted")), "the probable cause is /etc/app/restarted/conf")
+		m.Mark()
+		swap("3", "fine")
+		m.awaitEvent("config-applied", about("restarted"))
+		m.WaitUnit("restarted", "active")
+
+		// One that makes it hang.
+		m.Mark()
+		m.Run("echo mode=hang >/etc/app/.new && mv /etc/app/.new /etc/app/hangs.conf")
+		m.awaitEvent("config-applied", about("hangs"))
+		says(m.awaitEvent("config-blamed", about("hangs")), "is hung", "/etc/app/hangs.conf")
+		m.awaitEvent("condemned", about("hangs"))
+
+		// One that ends it for good, until it is mended; and not when somebody has stopped it.
+		m.Mark()
+		m.WriteFile("/etc/app/fails.conf", "mode=crash\n")
+		says(m.awaitEvent("config-blamed", about("fails")), "it failed: exit status 3", "/etc/app/fails.conf")
+		m.WaitUnit("fails", "failed")
+		m.Mark()
+		m.WriteFile("/etc/app/fails.conf", "mode=mended\n")
+		m.check(m.awaitEvent("config-applied", about("fails")), Fields{"CHECKPROC_REASON": "restart"})
+		m.WaitUnit("fails", "active")
+		m.Run("systemctl stop fails")
+		m.Mark()
+		m.WriteFile("/etc/app/fails.conf", "mode=better\n")
+		says(m.awaitEvent("config-applied", about("fails")), "is inactive: it takes its changed configuration")
+		if got := m.Property("fails", "ActiveState"); got != "inactive" {
+			t.Errorf("%s: a stopped service is %s after a change", root, got)
+		}
+
+		// What is protected is not touched, and the same text is no change.
+		m.Mark()
+		m.Run("echo mode=two >/etc/app/safe.conf; cp /etc/app/restarted/3/conf /etc/app/same && mv /etc/app/same /etc/app/restarted/3/conf")
+		says(m.awaitEvent("config-changed"), "/etc/app/safe.conf", "nothing is to be done")
+		if got := m.mainPID("safe"); got != pid["safe"] {
+			t.Errorf("%s: the protected service had pid %s and has %s", root, pid["safe"], got)
+		}
+		if got := m.events("config-changed", about("restarted")); len(got) != 0 {
+			t.Errorf("%s: %v", root, got)
+		}
+	})
+}

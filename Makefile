@@ -11,7 +11,7 @@ GO       ?= go
 GOTEST   ?= $(GO) test
 TOOL      = $(GO) tool -modfile=.ci/go.mod
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
-BINARIES  = bin/checkprocd bin/checkprocctl
+BINARIES  = bin/checkprocd bin/checkprocctl bin/checkproc-alert
 SOURCES   = go.mod go.sum $(shell find cmd pkg -type f ! -name '*_test.go' ! -path '*/testdata/*')
 FUZZTIME ?= 2000x
 SOAK_FOR ?= 10m
@@ -27,7 +27,7 @@ help: ## this list
 ##  Building and running
 
 .PHONY: build
-build: $(BINARIES) ## bin/checkprocd and bin/checkprocctl
+build: $(BINARIES) ## bin/checkprocd, bin/checkprocctl and bin/checkproc-alert
 
 $(BINARIES): bin/%: $(SOURCES)
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-w -X main.version=$(VERSION)' -o $@ ./cmd/$*
@@ -99,12 +99,15 @@ endef
 install: build ## install below PREFIX=/usr/local, staged in DESTDIR
 	install -D -t $(DESTDIR)$(bindir) $(BINARIES)
 	$(call fill,deploy/checkprocd.service.in,$(libdir)/systemd/system/checkprocd.service)
+	$(call fill,deploy/checkproc-alert.service.in,$(libdir)/systemd/system/checkproc-alert.service)
+	install -D -m 0644 -t $(DESTDIR)$(datadir)/checkprocd deploy/webhook.schema.json
 	install -D -m 0644 deploy/checkprocd.sysusers.conf $(DESTDIR)$(libdir)/sysusers.d/checkprocd.conf
 	install -D -m 0644 deploy/checkprocd.tmpfiles.conf $(DESTDIR)$(libdir)/tmpfiles.d/checkprocd.conf
 	install -D -m 0644 deploy/checkprocd.catalog $(DESTDIR)$(libdir)/systemd/catalog/checkprocd.catalog
 	for page in deploy/man/*.[1-8]; do install -D -m 0644 -t $(DESTDIR)$(mandir)/man$${page##*.} $$page; done
 	install -d $(DESTDIR)$(sysconfdir)/checkprocd/conf.d
 	test -e $(DESTDIR)$(sysconfdir)/checkprocd/checkprocd.toml || install -m 0644 deploy/checkprocd.toml $(DESTDIR)$(sysconfdir)/checkprocd
+	test -e $(DESTDIR)$(sysconfdir)/checkprocd/alert.toml || install -m 0644 deploy/alert.toml $(DESTDIR)$(sysconfdir)/checkprocd
 	install -d $(DESTDIR)$(datadir)/bash-completion/completions $(DESTDIR)$(datadir)/zsh/site-functions $(DESTDIR)$(datadir)/fish/vendor_completions.d
 	bin/checkprocctl completion bash >$(DESTDIR)$(datadir)/bash-completion/completions/checkprocctl
 	bin/checkprocctl completion zsh >$(DESTDIR)$(datadir)/zsh/site-functions/_checkprocctl
@@ -113,13 +116,14 @@ install: build ## install below PREFIX=/usr/local, staged in DESTDIR
 
 .PHONY: uninstall
 uninstall: ## remove what install installed, except the configuration
-	if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then systemctl disable --now checkprocd.service || true; fi
+	if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then systemctl disable --now checkproc-alert.service checkprocd.service || true; fi
 	rm -f $(addprefix $(DESTDIR), $(BINARIES:bin/%=$(bindir)/%) \
-		$(libdir)/systemd/system/checkprocd.service $(libdir)/systemd/catalog/checkprocd.catalog \
+		$(libdir)/systemd/system/checkprocd.service $(libdir)/systemd/system/checkproc-alert.service $(libdir)/systemd/catalog/checkprocd.catalog \
 		$(libdir)/sysusers.d/checkprocd.conf $(libdir)/tmpfiles.d/checkprocd.conf \
 		$(foreach page,$(notdir $(wildcard deploy/man/*.[1-8])),$(mandir)/man$(patsubst .%,%,$(suffix $(page)))/$(page)) \
 		$(datadir)/bash-completion/completions/checkprocctl $(datadir)/zsh/site-functions/_checkprocctl \
 		$(datadir)/fish/vendor_completions.d/checkprocctl.fish)
+	rm -rf $(DESTDIR)$(datadir)/checkprocd
 	@$(MAKE) -s refresh
 
 # What systemd has to be told after files came or went; a package does the same after its installation.

@@ -13,8 +13,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// exposure is what `systemd-analyze security` may find at most, in tenths.
-const exposure = "16"
+// units are those that are installed, with what `systemd-analyze security` may find at most, in tenths.
+var units = map[string]string{"checkprocd": "16", "checkproc-alert": "16"}
 
 // events are the daemon's, by MESSAGE_ID.
 var events = map[string]string{
@@ -116,51 +116,57 @@ func write(t *testing.T, name, content string, mode os.FileMode) {
 }
 
 // installUnit writes the unit as an installation does, with binaries that exist, and returns its path.
-func installUnit(t *testing.T) string {
+func installUnit(t *testing.T, name string) string {
 	t.Helper()
 	dir := t.TempDir()
-	for _, binary := range []string{"checkprocd", "checkprocctl"} {
+	for _, binary := range []string{"checkprocd", "checkprocctl", "checkproc-alert"} {
 		write(t, filepath.Join(dir, "bin", binary), "#!/bin/sh\n", 0o755)
 	}
-	unit := filepath.Join(dir, "system", "checkprocd.service")
-	write(t, unit, strings.ReplaceAll(file(t, "checkprocd.service.in"), "@bindir@", filepath.Join(dir, "bin")), 0o644)
+	unit := filepath.Join(dir, "system", name+".service")
+	write(t, unit, strings.ReplaceAll(file(t, name+".service.in"), "@bindir@", filepath.Join(dir, "bin")), 0o644)
 	return unit
 }
 
 func TestUnitVerifies(t *testing.T) {
-	quiet(t, tool(t, "systemd-analyze", "systemd", "verify", "--man=no", "--recursive-errors=no", installUnit(t)))
+	for name := range units {
+		quiet(t, tool(t, "systemd-analyze", "systemd", "verify", "--man=no", "--recursive-errors=no", installUnit(t, name)))
+	}
 }
 
 func TestUnitExposure(t *testing.T) {
-	cmd := tool(t, "systemd-analyze", "systemd", "security", "--offline=true", "--no-pager", "--threshold="+exposure, installUnit(t))
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Errorf("%v\n%s", err, out)
-	} else {
-		lines := strings.Split(strings.TrimSpace(string(out)), "\n")
-		t.Log(lines[len(lines)-1])
+	for name, exposure := range units {
+		cmd := tool(t, "systemd-analyze", "systemd", "security", "--offline=true", "--no-pager", "--threshold="+exposure, installUnit(t, name))
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%v\n%s", err, out)
+		} else {
+			lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+			t.Log(lines[len(lines)-1])
+		}
 	}
 }
 
 // Each line of the hardening stands below a comment of its own.
 func TestUnitLinesHaveReasons(t *testing.T) {
-	unit := file(t, "checkprocd.service.in")
-	begin, end := strings.Index(unit, "\n# Rights."), strings.Index(unit, "\n[Install]")
-	if begin < 0 || end < begin {
-		t.Fatal("the lines about rights are not found")
-	}
-	lines := strings.Split(unit[begin:end], "\n")
-	settings := 0
-	for i, line := range lines {
-		if line == "" || strings.HasPrefix(line, "#") {
-			continue
+	for name := range units {
+		unit := file(t, name+".service.in")
+		begin, end := strings.Index(unit, "\n# Rights."), strings.Index(unit, "\n[Install]")
+		if begin < 0 || end < begin {
+			t.Fatalf("%s: the lines about rights are not found", name)
 		}
-		settings++
-		if i == 0 || !strings.HasPrefix(lines[i-1], "#") {
-			t.Errorf("%s: no reason above it", line)
+		lines := strings.Split(unit[begin:end], "\n")
+		settings := 0
+		for i, line := range lines {
+			if line == "" || strings.HasPrefix(line, "#") {
+				continue
+			}
+			settings++
+			if i == 0 || !strings.HasPrefix(lines[i-1], "#") {
+				t.Errorf("%s: %s: no reason above it", name, line)
+			}
 		}
-	}
-	if settings < 20 {
-		t.Errorf("%d settings found", settings)
+		if settings < 20 {
+			t.Errorf("%s: %d settings found", name, settings)
+		}
 	}
 }
 
@@ -312,7 +318,7 @@ func TestTmpfiles(t *testing.T) {
 func manPages(t *testing.T) []string {
 	t.Helper()
 	pages, err := filepath.Glob("man/*.[158]")
-	if err != nil || len(pages) != 3 {
+	if err != nil || len(pages) != 4 {
 		t.Fatalf("man pages: %v, %v", pages, err)
 	}
 	return pages

@@ -58,8 +58,9 @@ race: ## the same under the race detector, for packages that share memory
 	$(GOTEST) -race -count=1 $(RACY)
 
 .PHONY: soak
-soak: ## restarts of the guard under 1000 clients that hang, exit, crash and come, for SOAK_FOR=10m (root only)
+soak: ## restarts of the guard under 1000 clients that hang, exit, crash and come, for SOAK_FOR=10m, and 1000 reloads (root only)
 	LOAD_CLIENTS=1000 LOAD_FOR=$(SOAK_FOR) $(GO) test -v -count=1 -timeout=0 -run='^TestLoad$$' ./pkg/daemon
+	SOAK_RELOADS=1000 $(GO) test -v -count=1 -timeout=0 -run='^TestReloadUnderLoad$$' ./pkg/daemon
 
 .PHONY: fuzz
 fuzz: ## each fuzz target, FUZZTIME=2000x executions

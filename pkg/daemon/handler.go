@@ -87,7 +87,10 @@ func (h handler) Brake(ctx context.Context, c control.Caller, order control.Brak
 	by := who(c)
 	err = h.order(ctx, func() error {
 		targets = h.d.guard.OrderBrake(order == control.BrakeGo, by)
-		if order == control.BrakeGo && targets > 0 { // of the others each hold is reported
+		switch {
+		case targets == 0: // who gives an order is told in any case
+			h.d.say(guard.EvReleased, guard.LevelInfo, "order", fmt.Sprintf("%s ordered the brake to %s: it holds nobody", by, order))
+		case order == control.BrakeGo: // of the others each hold is reported
 			h.d.say(guard.EvReleased, guard.LevelWarning, "order", fmt.Sprintf("%s ordered: the brake lets go of all %d that it holds", by, targets))
 		}
 		return nil

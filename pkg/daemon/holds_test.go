@@ -286,6 +286,9 @@ func TestOrdersThatNameNobody(t *testing.T) {
 		if n, err := c.Brake(ctx, order); err != nil || n != 0 {
 			t.Errorf("brake %s: %d, %v", order, n, err)
 		}
+		if e := g.await(want{event: guard.EvReleased, text: fmt.Sprintf("ordered the brake to %s: it holds nobody", order)}); !strings.HasPrefix(e.Message, "uid 0 (root, pid ") {
+			t.Errorf("whose order? %s", e.Message)
+		}
 	}
 	h, err := c.Hold(ctx, control.HoldRequest{Name: "ftp*", ForUsec: hour, Reason: " \x1b[2Ja\nb\u202e" + strings.Repeat("文", 1000)})
 	if err != nil || h.Targets != 0 || h.By == "" {

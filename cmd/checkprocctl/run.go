@@ -123,6 +123,7 @@ func (a *app) command() *cobra.Command {
 	a.diff(add)
 	a.orders(add)
 	a.recover(add)
+	a.alert(add)
 	add("version", "The version of this program", noArgs, a.version)
 	return root
 }

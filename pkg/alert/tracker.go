@@ -194,6 +194,9 @@ var conditions = map[string]struct {
 	"observing": {KindObserving, false}, "acting": {KindObserving, true},
 }
 
+// alone are events below the level of an error that are worth an alert of their own.
+var alone = map[string]bool{"alert-test": true, "gave-up": true, "config-check-failed": true, "config-blamed": true}
+
 // Event takes in one event. Events come in their order; those that are older than
 // others before them count as now.
 func (t *Tracker) Event(e control.Event) {
@@ -209,7 +212,8 @@ func (t *Tracker) Event(e control.Event) {
 		t.begin(c.kind, c.kind, &e, at)
 	case e.Name == "restored":
 		t.end("restore-failed "+e.Unit, &e, at)
-	case e.Level == control.LevelError, e.Name == "alert-test":
+		t.end("gave-up "+e.Unit, &e, at)
+	case e.Level == control.LevelError, alone[e.Name]:
 		subject := e.Unit
 		if subject == "" && e.PID != 0 {
 			subject = fmt.Sprint(e.PID)

@@ -1,0 +1,255 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/checkprocd/checkprocd/pkg/alert"
+)
+
+// inNetwork runs f on a thread in the machine's network namespace: a socket that f makes stays there.
+func (m *Machine) inNetwork(f func()) {
+	m.t.Helper()
+	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", m.leader))
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	defer ns.Close()
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with this goroutine
+		err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
+		if err == nil {
+			f()
+		}
+		done <- err
+	}()
+	if err := <-done; err != nil {
+		m.t.Fatalf("enter the machine's network: %v", err)
+	}
+}
+
+// hook is a webhook that listens inside a machine.
+type hook struct {
+	mu       sync.Mutex
+	got      []alert.Notification
+	signed   int
+	listener net.Listener
+}
+
+const hookSecret = "a secret of some length"
+
+func (h *hook) ServeHTTP(_ http.ResponseWriter, r *http.Request) {
+	body, _ := io.ReadAll(r.Body)
+	var p alert.Payload
+	err := json.Unmarshal(body, &p)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err == nil && r.Header.Get(alert.HeaderSignature) == alert.Sign([]byte(hookSecret), r.Header.Get(alert.HeaderTimestamp), body) {
+		h.signed++
+		h.got = append(h.got, p.Notifications...)
+	}
+}
+
+// open begins to listen, close ends it: connections are refused then.
+func (h *hook) open(m *Machine) {
+	m.inNetwork(func() {
+		var err error
+		if h.listener, err = net.Listen("tcp", "127.0.0.1:8080"); err != nil {
+			m.t.Errorf("listen in the machine: %v", err)
+		}
+	})
+	l := h.listener
+	go func() { _ = http.Serve(l, h) }()
+	m.t.Cleanup(func() { _ = l.Close() })
+}
+
+func (h *hook) close() { _ = h.listener.Close() }
+
+// await waits for a notification about a process or kind, and returns it.
+func (h *hook) await(m *Machine, what string, status alert.Status) (n alert.Notification) {
+	m.t.Helper()
+	m.Wait(fmt.Sprintf("the webhook hears that %s is %s", what, status), func() bool { return h.count(what, status, &n) > 0 })
+	return n
+}
+
+func (h *hook) count(what string, status alert.Status, last *alert.Notification) (count int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, n := range h.got {
+		if n.Status == status && (n.Alert.Process == what || n.Alert.Kind == what) {
+			count++
+			*last = n
+		}
+	}
+	return count
+}
+
+// alertmanager runs the real one in the machine's network, and returns what it shows as standing, by name or alertname.
+func (m *Machine) alertmanager() (standing func() map[string]bool) {
+	m.t.Helper()
+	program, err := exec.LookPath("prometheus-alertmanager")
+	if err != nil {
+		if os.Getenv("CI") == "true" {
+			m.t.Fatal("prometheus-alertmanager is not installed (make deps)")
+		}
+		m.t.Skip("prometheus-alertmanager is not installed (make deps)")
+	}
+	dir := m.t.TempDir()
+	file := filepath.Join(dir, "alertmanager.yml")
+	if err := os.WriteFile(file, []byte("route:\n  receiver: none\nreceivers:\n- name: none\n"), 0o644); err != nil {
+		m.t.Fatal(err)
+	}
+	cmd := exec.Command("nsenter", "--target", strconv.Itoa(m.leader), "--net", "--", program, "--config.file="+file, "--storage.path="+dir,
+		"--web.listen-address=127.0.0.1:9093", "--cluster.listen-address=")
+	if err := cmd.Start(); err != nil {
+		m.t.Fatal(err)
+	}
+	m.t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, Dial: func(network, address string) (conn net.Conn, err error) {
+		m.inNetwork(func() { conn, err = net.Dial(network, address) })
+		return conn, err
+	}}}
+	standing = func() map[string]bool {
+		answer, err := client.Get("http://127.0.0.1:9093/api/v2/alerts?active=true")
+		if err != nil {
+			return nil
+		}
+		defer answer.Body.Close()
+		var list []struct{ Labels map[string]string }
+		if answer.StatusCode != 200 || json.NewDecoder(answer.Body).Decode(&list) != nil {
+			return nil
+		}
+		out := map[string]bool{}
+		for _, x := range list {
+			out[x.Labels["alertname"]+" "+x.Labels["name"]] = true
+		}
+		return out
+	}
+	m.Wait("Alertmanager", func() bool { return standing() != nil })
+	return standing
+}
+
+// TestAlerts has programs hang, receivers away, and processes killed: each episode is told to a webhook and to a real
+// Alertmanager, once it is one, and once it is over.
+func TestAlerts(t *testing.T) {
+	eachSystemd(t, func(t *testing.T, root string) {
+		m := bootInstalled(t, root, Files{
+			"/etc/systemd/system/one.service":                           hangsOnce("always", "--ignore-term"),
+			"/etc/systemd/system/two.service":                           hangsOnce("always", "--ignore-term"),
+			"/etc/systemd/system/three.service":                         hangsOnce("always", "--ignore-term"),
+			"/etc/checkprocd/hook.secret":                               hookSecret + "\n",
+			"/etc/systemd/system/checkproc-alert.service.d/secret.conf": "[Service]\nLoadCredential=hook:/etc/checkprocd/hook.secret\n",
+			"/etc/checkprocd/alert.toml": `guard_floor = "2s"
+event_hold = "3s"
+[[receiver]]
+name = "hook"
+type = "webhook"
+url = "http://127.0.0.1:8080/"
+secret_file = "hook"
+[[receiver]]
+name = "am"
+type = "alertmanager"
+url = "http://127.0.0.1:9093"
+resolve_timeout = "1m"
+[[rule]]
+match = { name = "three" }
+off = true
+`,
+		})
+		standing := m.alertmanager()
+		h := &hook{}
+		h.open(m)
+		m.startGuard()
+		m.Run("systemctl start checkproc-alert")
+
+		// It has no rights.
+		pid := m.mainPID("checkproc-alert")
+		status := m.Run("cat /proc/" + pid + "/status")
+		for _, line := range []string{"CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"} {
+			if !strings.Contains(status, line) {
+				t.Errorf("%s: %q is not in\n%s", root, line, status)
+			}
+		}
+		if strings.Contains(status, "Uid:\t0") {
+			t.Errorf("%s: it runs as root\n%s", root, status)
+		}
+		if _, code := m.Try("nsenter -t " + pid + " -m -- ls /var/log"); code == 0 {
+			if out := m.Run("nsenter -t " + pid + " -m -- stat -c %a /var/log"); out != "0" {
+				t.Errorf("%s: /var/log is open to it: mode %s", root, out)
+			}
+		}
+
+		m.Run("checkprocctl alert test")
+		m.check(m.awaitEvent("alert-test"), Fields{"PRIORITY": "5", "CHECKPROC_REASON": "*"})
+		begin := time.Now()
+		h.await(m, "alert-test", alert.Firing)
+		t.Logf("measured: %s: checkprocctl alert test is at the webhook %v after it is in the journal", root, time.Since(begin))
+		m.Wait("Alertmanager shows the test", func() bool { return standing()["CheckprocAlertTest "] })
+		h.await(m, "alert-test", alert.Resolved)
+		m.Wait("Alertmanager shows its end", func() bool { x := standing(); return x != nil && !x["CheckprocAlertTest "] })
+
+		// An episode.
+		m.Run("systemctl start one three")
+		first := h.await(m, "one", alert.Firing)
+		if a := first.Alert; a.Kind != "process" || a.Verdict != "hung" || a.Unit != "one.service" || a.PID == 0 || a.Severity != "warning" {
+			t.Errorf("%s: %+v", root, first)
+		}
+		m.Wait("Alertmanager shows it", func() bool { return standing()["CheckprocProcess one"] })
+		last := h.await(m, "one", alert.Resolved)
+		if last.Alert.Event != "killed" || last.Alert.ID != first.Alert.ID || !last.Alert.EndsAt.After(last.Alert.StartsAt) {
+			t.Errorf("%s: %+v", root, last)
+		}
+		m.Wait("Alertmanager shows its end", func() bool { x := standing(); return x != nil && !x["CheckprocProcess one"] })
+
+		// The webhook is away, and the alerts are killed meanwhile, in the middle of an episode.
+		h.close()
+		m.Mark()
+		m.Run("systemctl start two")
+		m.awaitEvent("condemned", Fields{"CHECKPROC_NAME": "two"})
+		m.Run("systemctl kill --signal=KILL checkproc-alert")
+		m.awaitEvent("killed", Fields{"CHECKPROC_NAME": "two"})
+		m.WaitUnit("checkproc-alert", "active")
+		m.Wait("Alertmanager is told without it", func() bool { x := standing(); return x != nil && !x["CheckprocProcess two"] })
+		h.open(m)
+		h.await(m, "two", alert.Resolved)
+
+		// The guard itself is away.
+		m.Run("systemctl stop checkprocd")
+		h.await(m, "guard", alert.Firing)
+		m.Wait("Alertmanager shows it", func() bool { return standing()["CheckprocGuard "] })
+		m.startGuard()
+		h.await(m, "guard", alert.Resolved)
+
+		var n alert.Notification
+		for what, want := range map[string][2]int{"one": {1, 1}, "guard": {1, 1}, "alert-test": {1, 1}, "three": {0, 0}} {
+			if got := [2]int{h.count(what, alert.Firing, &n), h.count(what, alert.Resolved, &n)}; got != want {
+				t.Errorf("%s: %s: told %v times that it stands and is over, want %v", root, what, got, want)
+			}
+		}
+		if out := m.Run("systemctl show -p StatusText --value checkproc-alert"); !strings.Contains(out, "alerts stand") {
+			t.Errorf("%s: status %q", root, out)
+		}
+		// A configuration that cannot be used is the end, and no restart.
+		m.WriteFile("/etc/checkprocd/alert.toml", "nonsense = 1\n")
+		m.Run("systemctl restart checkproc-alert || true")
+		m.WaitUnit("checkproc-alert", "failed")
+		if got := m.Property("checkproc-alert", "ExecMainStatus"); got != "78" {
+			t.Errorf("%s: exit status %s", root, got)
+		}
+	})
+}

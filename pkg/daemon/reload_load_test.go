@@ -117,7 +117,14 @@ func TestReloadUnderLoad(t *testing.T) {
 			hung := run(t, "--name hung --timeout 1 --beat 0 --term-exit")
 			t.Cleanup(func() { hung.endsBy(0) })
 		}
-		g.scans(1)
+		s, err := cl.Status(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the daemon scans", func() bool {
+			now, err := cl.Status(t.Context())
+			return err == nil && now.Scan.Count > s.Scan.Count
+		})
 	}
 	close(stop)
 	all.Wait()

@@ -22,6 +22,9 @@ func TestReload(t *testing.T) {
 
 		// A change is in force when systemctl returns.
 		m.WriteFile(confFile, "interval = \"250ms\"\n[ladder]\nmax_concurrent = 4\n")
+		if out := m.Run("checkprocctl diff"); !strings.Contains(out, "interval: 1s -> 250ms") || interval() != 1_000_000 {
+			t.Errorf("%s: checkprocctl diff, interval %d µs:\n%s", root, interval(), out)
+		}
 		m.Run("systemctl reload checkprocd")
 		if got := interval(); got != 250_000 {
 			t.Errorf("%s: after reload: interval %d µs", root, got)
@@ -35,6 +38,9 @@ func TestReload(t *testing.T) {
 		// A faulty one is refused with all its faults, and nothing changes.
 		m.Mark()
 		m.WriteFile(confFile, "interval = \"1h\"\n\n[brake]\nat_leest = 8\n")
+		if out, code := m.Try("checkprocctl diff"); code != 78 || !strings.Contains(out, confFile+":4:") {
+			t.Errorf("%s: checkprocctl diff of a faulty configuration: exit status %d\n%s", root, code, out)
+		}
 		if out, code := m.Try("systemctl reload checkprocd"); code == 0 {
 			t.Errorf("%s: reload of a faulty configuration: exit status 0\n%s", root, out)
 		}

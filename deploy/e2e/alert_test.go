@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -153,6 +154,8 @@ func TestAlerts(t *testing.T) {
 			"/etc/systemd/system/one.service":                           hangsOnce("always", "--ignore-term"),
 			"/etc/systemd/system/two.service":                           hangsOnce("always", "--ignore-term"),
 			"/etc/systemd/system/three.service":                         hangsOnce("always", "--ignore-term"),
+			"/etc/systemd/system/checkprocd-alert@.service":             "[Service]\nType=oneshot\nExecStart=/bin/sh -c 'echo \"$$0\" >>/run/alerts' %I\n",
+			"/etc/checkprocd/conf.d/alert.toml":                         "[alert]\nunit = \"checkprocd-alert@.service\"\n",
 			"/etc/checkprocd/hook.secret":                               hookSecret + "\n",
 			"/etc/systemd/system/checkproc-alert.service.d/secret.conf": "[Service]\nLoadCredential=hook:/etc/checkprocd/hook.secret\n",
 			"/etc/checkprocd/alert.toml": `guard_floor = "2s"
@@ -214,6 +217,14 @@ off = true
 			t.Errorf("%s: %+v", root, last)
 		}
 		m.Wait("Alertmanager shows its end", func() bool { x := standing(); return x != nil && !x["CheckprocProcess one"] })
+
+		// The guard has had a unit started for both.
+		for _, line := range []string{"alert-test", fmt.Sprintf("condemned/one/%d", first.Alert.PID)} {
+			m.Wait("the unit was started with "+line, func() bool {
+				out, _ := m.Try("cat /run/alerts")
+				return slices.Contains(strings.Split(out, "\n"), line)
+			})
+		}
 
 		// The webhook is away, and the alerts are killed meanwhile, in the middle of an episode.
 		h.close()

@@ -26,6 +26,7 @@ type Config struct {
 	CPActive   CPActive
 	Control    Control
 	Protect    Protect
+	Alert      Alert
 	Verdict    Responses // none of them RespondDefault
 	Pressure   Pressure
 	Ladder     Ladder
@@ -222,6 +223,7 @@ func Default() Config {
 			Margin:  0.1,
 		},
 		Control: Control{Socket: filepath.Join(dir, socketName), Group: "checkprocd", ReadGroup: "adm"},
+		Alert:   Alert{Events: []string{"condemned", "unkillable", "gave-up", "restore-failed"}},
 		Verdict: Responses{
 			Hung:    RespondLadder,
 			Starved: RespondWait,

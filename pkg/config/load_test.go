@@ -37,8 +37,8 @@ func TestFaults(t *testing.T) {
 		{"no duration", `interval = "1 s"`, `f:1:12: interval: "1 s" is no duration (expected a duration such as "1s", 50ms to 10s)`},
 		{"too fast", `interval = "49ms"`, `f:1:12: interval: "49ms" is out of range (expected a duration such as "1s", 50ms to 10s)`},
 		{"too slow", `interval = "11s"`, `f:1:12: interval: "11s" is out of range (expected a duration such as "1s", 50ms to 10s)`},
-		{"unknown key", "intervall = 1", `f:1:1: intervall: unknown key (expected one of interval, runtime_dir, log, cpactive, control, protect, verdict, pressure, ladder, brake, recovery, limits, rule, names)`},
-		{"unknown table", "[native]\nenabled = true", `f:1:2: native: unknown table (expected one of interval, runtime_dir, log, cpactive, control, protect, verdict, pressure, ladder, brake, recovery, limits, rule, names)`},
+		{"unknown key", "intervall = 1", `f:1:1: intervall: unknown key (expected one of interval, runtime_dir, log, cpactive, control, protect, alert, verdict, pressure, ladder, brake, recovery, limits, rule, names)`},
+		{"unknown table", "[native]\nenabled = true", `f:1:2: native: unknown table (expected one of interval, runtime_dir, log, cpactive, control, protect, alert, verdict, pressure, ladder, brake, recovery, limits, rule, names)`},
 		{"protect as value", "protect = ['sshd']", `f:1:11: protect: is an array (expected a table with names, units)`},
 		{"protect a name", "protect.names = 'sshd'", `f:1:17: protect.names: is the string "sshd" (expected patterns such as [ "db*", "sshd" ], none of them empty)`},
 		{"protect all by nothing", "[protect]\nunits = ['a', '']", `f:2:15: protect.units[1]: "" is empty (expected patterns such as [ "db*", "sshd" ], none of them empty)`},
@@ -83,7 +83,7 @@ f:5:11: verdict.dumping: "" is not known (expected "hold" or "ladder")`},
 		{"pressure number", "pressure.memory = 40", `f:1:19: pressure.memory: is the integer 40 (expected a percentage such as "10%", 0% to 100%)`},
 		{"pressure without sign", "pressure.io = '80'", `f:1:15: pressure.io: "80" is no percentage (expected a percentage such as "10%", 0% to 100%)`},
 		{"pressure of a resource that is none", "[pressure]\nirq = '1%'", `f:2:1: pressure.irq: unknown key (expected one of cpu, memory, io)`},
-		{"quoted key with a dot", `"log.level" = "info"`, `f:1:1: "log.level": unknown key (expected one of interval, runtime_dir, log, cpactive, control, protect, verdict, pressure, ladder, brake, recovery, limits, rule, names)`},
+		{"quoted key with a dot", `"log.level" = "info"`, `f:1:1: "log.level": unknown key (expected one of interval, runtime_dir, log, cpactive, control, protect, alert, verdict, pressure, ladder, brake, recovery, limits, rule, names)`},
 		{"section as value", "log = 'debug'", `f:1:7: log: is the string "debug" (expected a table with level, format, file)`},
 		{"section as array", "[[log]]", `f:1:3: log: is an array of tables (expected a table with level, format, file)`},
 		{"key as table", "[interval]", `f:1:2: interval: is a table (expected a duration such as "1s", 50ms to 10s)`},
@@ -180,7 +180,7 @@ f:3:57: rule[1].ladder.steps[1].signal: unknown signal "SIGFOO" (expected the na
 		{"bad date", "brake.window = 2026-13-45", `f:1:16: brake.window: is the date or time 2026-13-45 (expected a duration such as "1s", 100ms to 1h)`},
 		{"all at once", "interval = 1\nnope = 1\n[log]\nlevel = 2s\nformat = 3\n[brake]\nat_least = 0\n[[rule]]\ntimeout = 1\naction = 'x'\n",
 			`f:1:12: interval: is the integer 1 (expected a duration such as "1s", 50ms to 10s)
-f:2:1: nope: unknown key (expected one of interval, runtime_dir, log, cpactive, control, protect, verdict, pressure, ladder, brake, recovery, limits, rule, names)
+f:2:1: nope: unknown key (expected one of interval, runtime_dir, log, cpactive, control, protect, alert, verdict, pressure, ladder, brake, recovery, limits, rule, names)
 f:4:10: log.level: strings must be quoted (expected one of trace, debug, info, warn, error)
 f:5:10: log.format: is the integer 3 (expected one of auto, journal, console, json)
 f:7:12: brake.at_least: 0 is out of range (expected an integer, 2 to 1000000)
@@ -507,6 +507,7 @@ func anyConfig(t *rapid.T) Config {
 		return drawn
 	}
 	c.Sample = between(minSample, maxSample, "sample")
+	c.Alert = Alert{rapid.SampledFrom([]string{"", "a@.service"}).Draw(t, "alert"), list("alert events")}
 	c.Protect = Protect{list("protected names"), list("protected units")}
 	for range rapid.IntRange(0, 3).Draw(t, "names") {
 		c.Names = append(c.Names, Names{rapid.OneOf(some, rapid.StringMatching(`[0-9]{1,9}`)).Draw(t, "user"), list("allow")})

@@ -152,6 +152,7 @@ var schema = []field[Config]{
 		patterns("names", "of records that are never signalled and never restarted", func(c *Config) *[]string { return &c.Protect.Names }),
 		patterns("units", "of systemd, in which nobody is signalled, and that are never restarted", func(c *Config) *[]string { return &c.Protect.Units }),
 	),
+	section("alert", alertSchema...),
 	section("verdict", responses(func(c *Config) *Responses { return &c.Verdict })...),
 	section("pressure",
 		pressure("cpu", "some waited for a processor", func(c *Config) *float64 { return &c.Pressure.CPU }),

@@ -51,6 +51,7 @@ type Daemon struct {
 	registry *registry.File
 	log      loggerOf
 	ring     *ring
+	alerter  *alerter
 	mail     mailbox
 
 	// Owned by the loop.
@@ -163,6 +164,7 @@ func start(opts Options) (*Daemon, error) {
 	d.reader = process.NewReader(func(a process.ConsentAnswer) { d.mail.leave(func() { d.consentAnswer(a) }) })
 	d.pool = escalate.New(cfg.Ladder.MaxConcurrent, d.ladderOutcome)
 	d.restorer = newRestorer(d.post)
+	d.alerter = newAlerter(d.alertTrouble)
 	d.watches = newWatches(d)
 	return d, nil
 }
@@ -225,6 +227,7 @@ func (d *Daemon) run(ctx context.Context) error {
 	d.greet()
 	d.openRegistry()
 	d.side(func() { d.restorer.run(sideCtx) })
+	d.side(func() { d.alerter.run(sideCtx) })
 	d.watches.set(d.cfg.Rules)
 	var err error
 	if d.server, err = d.listen(); err != nil {

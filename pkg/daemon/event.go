@@ -108,6 +108,7 @@ func hasTable(e *guard.Event) bool {
 // keeps it for those who follow the events.
 func (d *Daemon) report(e *guard.Event) {
 	d.keep(e)
+	d.alert(e)
 	z := d.log.WithLevel(levels[e.Level])
 	if e.Level == guard.LevelNotice {
 		z.Int("priority", 5) // zerolog has no level between info and warning

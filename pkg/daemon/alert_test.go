@@ -1,0 +1,74 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/checkprocd/checkprocd/pkg/guard"
+	"github.com/checkprocd/checkprocd/pkg/internal/nstest"
+)
+
+func TestInstance(t *testing.T) {
+	const template = "checkprocd-alert@.service"
+	for _, tt := range []struct {
+		e    guard.Event
+		want string
+	}{
+		{guard.Event{Name: "condemned", Process: "ftp", PID: 42}, "checkprocd-alert@condemned-ftp-42.service"},
+		{guard.Event{Name: "brake-on"}, `checkprocd-alert@brake\x2don.service`},
+		{guard.Event{Name: "condemned", Process: "a/../b ;$(x)\n%", PID: 1}, `checkprocd-alert@condemned-a-..-b\x20\x3b\x24\x28x\x29\x0a\x25-1.service`},
+		{guard.Event{Name: "condemned", Process: strings.Repeat("ä", 100), PID: 1}, "checkprocd-alert@condemned-1.service"},
+	} {
+		if got := instance(template, &tt.e); got != tt.want || len(got) > maxUnitName {
+			t.Errorf("%+v: %s, want %s", tt.e, got, tt.want)
+		}
+	}
+}
+
+// TestEscape asks systemd-escape.
+func TestEscape(t *testing.T) {
+	if _, err := exec.LookPath("systemd-escape"); err != nil {
+		nstest.Unavailable(t, "systemd-escape is not installed (package systemd)")
+	}
+	for _, text := range []string{"condemned/ftp/42", "would-condemn/a b", ".x/.y", "ä/\x01\x0f%;", "a:b_c.D9\\"} {
+		want, err := exec.Command("systemd-escape", text).Output()
+		if got := escape(text); err != nil || got != strings.TrimSuffix(string(want), "\n") {
+			t.Errorf("%q: %s, want %s, %v", text, got, want, err)
+		}
+	}
+}
+
+// TestAlerter starts units over a real bus, tells what failed, and keeps to its rate in a wave.
+func TestAlerter(t *testing.T) {
+	m := fakeBus(t)
+	m.result["a@bad.service"] = "failed"
+	told := make(chan string, 100)
+	a := newAlerter(func(text string) { told <- text })
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	now := time.Now()
+	a.ask("a@bad.service", now)
+	for n := range 3 * alertBurst {
+		a.ask(fmt.Sprintf("a@%d.service", n), now) // nobody serves the queue yet: it does not wait
+	}
+	go func() { defer close(done); a.run(ctx) }()
+	if text := <-told; text != "start a@bad.service: its start job ended as failed" {
+		t.Errorf("told %q", text)
+	}
+	eventually(t, "the burst is started", func() bool { return len(m.calls()) == alertBurst })
+	a.ask("a@later.service", now.Add(alertRefill))
+	if text := <-told; !strings.Contains(text, fmt.Sprintf("for %d events", 2*alertBurst+1)) {
+		t.Errorf("told %q", text)
+	}
+	eventually(t, "one more is started", func() bool { return slices.Contains(m.calls(), "start a@later.service") })
+	cancel()
+	<-done
+	if n := len(m.calls()); n != alertBurst+1 {
+		t.Errorf("%d starts", n)
+	}
+}

@@ -38,6 +38,7 @@ const (
 type watches struct {
 	d       *Daemon
 	watcher *watch.Watcher // nil: no rule has needed one so far
+	watched *watched
 	all     sync.WaitGroup
 
 	// Owned by the loop.
@@ -83,13 +84,17 @@ func (w *watches) set(rules []config.Rule) {
 			if w.watcher, err = watch.New(); err != nil {
 				w.d.degraded("inotify", fmt.Sprintf("%v: files are looked at each few seconds instead", err))
 			}
+			if w.watched, err = loadWatched(w.d.cfg.RuntimeDir); err != nil {
+				w.d.degraded("watched", fmt.Sprintf("%v: what watched files hold now counts as in force", err))
+			}
 		}
 		ctx, cancel := context.WithCancel(context.Background())
 		w.running[key] = cancel
 		watcher, spec := w.watcher, r.Watch
 		w.all.Go(func() {
-			watcher.Run(ctx, watch.Spec{Files: spec.Files, Settle: spec.Settle}, watch.Handlers{
+			watcher.Run(ctx, watch.Spec{Files: spec.Files, Settle: spec.Settle, Known: w.watched.known(key)}, watch.Handlers{
 				Changed: func(c watch.Change) bool { return w.changed(ctx, key, spec, c) },
+				InForce: func(sums map[string]watch.Sum) { w.keep(ctx, key, sums) },
 				Trouble: func(text string) { w.trouble(ctx, key, text) },
 			})
 		})
@@ -164,6 +169,24 @@ func (w *watches) stop() {
 	}
 }
 
+// keep has it remembered over a restart what is in force.
+func (w *watches) keep(ctx context.Context, key string, sums map[string]watch.Sum) {
+	stand := map[string]bool{}
+	err := w.d.inLoop(ctx, func() {
+		for key := range w.rules {
+			stand[key] = w.d.registry != nil // else another guard's
+		}
+	})
+	if err != nil || !stand[key] {
+		return
+	}
+	if err := w.watched.keep(key, sums, func(key string) bool { return stand[key] }); err != nil {
+		_ = w.d.inLoop(ctx, func() {
+			w.d.degraded("watched", fmt.Sprintf("%v: a change of watched files under a restart of the guard is not seen", err))
+		})
+	}
+}
+
 func (w *watches) trouble(ctx context.Context, key, text string) {
 	_ = w.d.inLoop(ctx, func() {
 		what := "watch " + key
@@ -180,7 +203,7 @@ func (w *watches) trouble(ctx context.Context, key, text string) {
 func (w *watches) changed(ctx context.Context, key string, spec config.Watch, c watch.Change) bool {
 	files := oneLine(strings.Join(c.Files(), ", "))
 	var units []string
-	goesOn := false
+	goesOn, inForce := false, true
 	err := w.d.inLoop(ctx, func() {
 		index, ok := w.rules[key]
 		if !ok {
@@ -193,7 +216,7 @@ func (w *watches) changed(ctx context.Context, key string, spec config.Watch, c 
 		case c.Back:
 			what = "back to what is in force, nothing is to be done"
 		case !acts:
-			what = "not acting: " + why
+			what, inForce = "not acting: "+why, false
 		case len(units) == 0:
 			what = "no guarded process in a service has had that rule so far, nothing is to be done"
 		default:
@@ -210,7 +233,7 @@ func (w *watches) changed(ctx context.Context, key string, spec config.Watch, c 
 		w.d.tellUnit(evConfigChanged, guard.LevelInfo, unit, files, fmt.Sprintf("configuration changed (rule[%d]): %s: %s", index, files, what))
 	})
 	if err != nil || !goesOn {
-		return err == nil
+		return err == nil && inForce
 	}
 	if !w.check(ctx, key, spec, files, units) {
 		return false

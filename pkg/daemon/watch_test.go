@@ -1,10 +1,70 @@
 package daemon
 
 import (
+	"os"
+	"path/filepath"
 	"testing"
+	"time"
 
+	"github.com/checkprocd/checkprocd/pkg/config"
+	"github.com/checkprocd/checkprocd/pkg/guard"
 	"github.com/checkprocd/checkprocd/pkg/systemd"
 )
+
+// TestChangeUnderRestart changes a watched file while no guard runs, and while one only observes: the next one that acts
+// finds it, and none finds it twice.
+func TestChangeUnderRestart(t *testing.T) {
+	if namespaces(t) {
+		return
+	}
+	c := testConfig(t)
+	file := filepath.Join(c.RuntimeDir, "a.conf")
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.Rules = []config.Rule{{Match: config.Match{Name: "x"}, Watch: config.Watch{Files: []string{file}, Settle: 100 * time.Millisecond, Blame: time.Second}}}
+	memory := filepath.Join(c.RuntimeDir, "watched")
+	begins := func(changes int) *guardian {
+		t.Helper()
+		g := launch(t, c)
+		g.await(only(guard.EvActing))
+		if changes > 0 {
+			g.awaitNth(only(evConfigChanged), changes)
+		}
+		settle(500 * time.Millisecond)
+		if n := len(g.find(only(evConfigChanged))); n != changes {
+			t.Errorf("%d changes, want %d", n, changes)
+		}
+		eventually(t, "it is remembered", func() bool { _, err := os.Stat(memory); return err == nil })
+		return g
+	}
+	write("1")
+	begins(0).kill()
+	begins(0).kill()
+	write("2")
+	begins(1).kill()
+	begins(0).kill()
+	// What is remembered is damaged: what is there counts.
+	if err := os.WriteFile(memory, []byte(`{"x": [`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	write("3")
+	g := begins(0)
+	g.await(want{event: evDegraded, reason: "watched"})
+	g.kill()
+	// A guard that acts not remembers nothing as done.
+	observer := embed(t, c, func(o *Options) { o.Observe = true })
+	observer.await(only(guard.EvObserving))
+	write("4")
+	observer.await(want{event: evConfigChanged, text: "not acting"})
+	observer.stop()
+	begins(1).stop()
+}
+
+func only(name guard.EventName) want { return want{event: name} }
 
 func TestFailedSince(t *testing.T) {
 	for _, tt := range []struct {

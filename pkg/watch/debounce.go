@@ -63,6 +63,9 @@ func NewDebouncer(settle, patrol time.Duration) *Debouncer {
 	return &Debouncer{settle: settle, patrol: patrol}
 }
 
+// Know says what was in force before the first look, which is compared with that then.
+func (d *Debouncer) Know(sums map[string]Sum) { d.begun, d.told, d.inForce = true, sums, sums }
+
 // Touch says that something may have changed.
 func (d *Debouncer) Touch(now time.Duration) {
 	d.moved, d.touched = true, now

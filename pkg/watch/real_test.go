@@ -27,6 +27,7 @@ type rig struct {
 	mu       sync.Mutex
 	changes  []Change
 	troubles []string
+	inForce  []map[string]Sum
 	refuse   bool // what Changed answers
 }
 
@@ -35,8 +36,14 @@ func (r *rig) path(name string) string { return filepath.Join(r.dir, name) }
 // start watches patterns below the directory of the rig, with inotify or without.
 func start(t *testing.T, inotify bool, dir string, patterns ...string) *rig {
 	t.Helper()
+	return startKnowing(t, inotify, dir, nil, patterns...)
+}
+
+// startKnowing is start with what was in force before.
+func startKnowing(t *testing.T, inotify bool, dir string, known map[string]Sum, patterns ...string) *rig {
+	t.Helper()
 	r := &rig{t: t, dir: dir}
-	spec := Spec{Settle: settle}
+	spec := Spec{Settle: settle, Known: known}
 	for _, p := range patterns {
 		spec.Files = append(spec.Files, r.path(p))
 	}
@@ -59,6 +66,11 @@ func start(t *testing.T, inotify bool, dir string, patterns ...string) *rig {
 				defer r.mu.Unlock()
 				r.changes = append(r.changes, c)
 				return !r.refuse
+			},
+			InForce: func(sums map[string]Sum) {
+				r.mu.Lock()
+				defer r.mu.Unlock()
+				r.inForce = append(r.inForce, sums)
 			},
 			Trouble: func(text string) {
 				r.mu.Lock()
@@ -345,6 +357,36 @@ func TestRefused(t *testing.T) {
 	r.write("a.conf", "1")
 	if c := r.await(2); !c.Back {
 		t.Errorf("%+v", c)
+	}
+}
+
+// TestKnown begins with what was in force before: what has changed in between is found, what has not is no change.
+func TestKnown(t *testing.T) {
+	dir := t.TempDir()
+	r := &rig{t: t, dir: dir}
+	r.write("a.conf", "1")
+	r = start(t, true, dir, "a.conf")
+	r.mu.Lock()
+	first := r.inForce
+	r.mu.Unlock()
+	if len(first) != 1 || len(first[0]) != 1 {
+		t.Fatalf("in force at the begin: %v", first)
+	}
+	again := startKnowing(t, true, dir, first[0], "a.conf")
+	if n := again.count(); n != 0 || len(again.inForce) != 0 {
+		t.Errorf("nothing has changed: %+v, %v", again.changes, again.inForce)
+	}
+	r.write("a.conf", "2")
+	r.await(1)
+	later := startKnowing(t, true, dir, first[0], "a.conf")
+	later.await(1)
+	r.count()
+	later.mu.Lock()
+	defer later.mu.Unlock()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(later.inForce) != 1 || len(r.inForce) != 2 || later.inForce[0][r.path("a.conf")] != r.inForce[1][r.path("a.conf")] {
+		t.Errorf("in force at the end: %v, %v", later.inForce, r.inForce)
 	}
 }
 

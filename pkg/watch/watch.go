@@ -3,6 +3,7 @@ package watch
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -20,6 +21,8 @@ const (
 type Spec struct {
 	Files  []string      // absolute, clean paths; their last parts may be patterns (path.Match)
 	Settle time.Duration // how long their content has to stay as it is
+
+	Known map[string]Sum // their content that is in force; nil: what they hold when Run begins
 }
 
 // Watcher watches the files of many Specs. Without inotify it looks often.
@@ -50,10 +53,11 @@ func (w *Watcher) Close() {
 // Handlers are what Run calls, on its own goroutine: while one of them runs nothing is looked at, and nothing is lost.
 type Handlers struct {
 	Changed func(Change) (inForce bool) // says whether the new content is in force now
+	InForce func(map[string]Sum)        // is told of the content in force, also of that which Run begins with
 	Trouble func(text string)           // what is missing or cannot be read, each text once; "" when that is over
 }
 
-// Run looks at the files until ctx ends. What they hold when it begins counts as in force.
+// Run looks at the files until ctx ends.
 func (w *Watcher) Run(ctx context.Context, spec Spec, h Handlers) { w.run(ctx, spec, h, nil) }
 
 // run calls looked, if there is one, after each look.
@@ -70,6 +74,10 @@ func (w *Watcher) run(ctx context.Context, spec Spec, h Handlers, looked func())
 		moved, watch = s.moved, s.watch
 	}
 	d := NewDebouncer(spec.Settle, patrol)
+	if spec.Known != nil {
+		d.Know(spec.Known)
+	}
+	inForce := spec.Known
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	said := ""
@@ -98,6 +106,10 @@ func (w *Watcher) run(ctx context.Context, spec Spec, h Handlers, looked func())
 		s := l.look()
 		if change, is := d.Look(w.now(), s); is && h.Changed(change) {
 			d.InForce()
+		}
+		if d.inForce != nil && (inForce == nil || !maps.Equal(d.inForce, inForce)) {
+			inForce = d.inForce
+			h.InForce(inForce)
 		}
 		if text := trouble(&s, failed); text != said {
 			said = text

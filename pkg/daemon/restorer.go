@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -253,7 +254,9 @@ func (r *restorer) restart(ctx context.Context, x guard.RestartUnit) guard.Resto
 	case state.Load != "loaded":
 		out.Failed, out.Reason = true, "it is "+state.Load
 		return out
-	case state.Active == "inactive" && state.Left < x.Ended-alike:
+	case state.Active == "inactive" && state.Left < x.Ended-alike && !(state.Left == 0 && slices.Contains(state.Needs, x.After)):
+		// systemd forgets when a unit went down that nobody refers to: one that
+		// is stopped with the other counts as stopped with it.
 		out.Reason = "it was stopped before"
 		return out
 	}

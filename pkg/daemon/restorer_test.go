@@ -238,6 +238,11 @@ func TestRestorer(t *testing.T) {
 		"b.service": "active", "failed.service": "failed", "stopped.service": "inactive"} {
 		m.set(unit, "loaded", active, 42)
 	}
+	for _, unit := range []string{"bound.service", "free.service"} { // unloaded since
+		m.set(unit, "loaded", "inactive", 0)
+		m.units[unit]["ActiveExitTimestampMonotonic"] = dbus.MakeVariant(uint64(0))
+	}
+	m.units["bound.service"]["BindsTo"] = dbus.MakeVariant([]string{"x.service", "a.service"})
 	m.result["bad.service"], m.fails["flap.service"] = "failed", true
 	r := newRestorer(func(guard.Observation) {})
 	defer r.units.Close()
@@ -271,6 +276,8 @@ func TestRestorer(t *testing.T) {
 		{guard.RestartUnit{Unit: "failed.service"}, guard.RestoreDone{Started: true, Reason: "it was failed"}},
 		{guard.RestartUnit{Unit: "stopped.service", Ended: ended + alike + 1}, guard.RestoreDone{Reason: "it was stopped before"}},
 		{guard.RestartUnit{Unit: "stopped.service", Ended: ended + alike}, guard.RestoreDone{Started: true, Reason: "it was inactive"}},
+		{guard.RestartUnit{Unit: "bound.service", After: "a.service", Ended: time.Hour}, guard.RestoreDone{Started: true, Reason: "it was inactive"}},
+		{guard.RestartUnit{Unit: "free.service", After: "a.service", Ended: time.Hour}, guard.RestoreDone{Reason: "it was stopped before"}},
 		{guard.RestartUnit{Unit: "gone.service"}, guard.RestoreDone{Failed: true, Reason: "it is not-found"}},
 	} {
 		tt.x.PID, tt.want.PID, tt.want.Unit = 42, 42, tt.x.Unit
@@ -280,7 +287,7 @@ func TestRestorer(t *testing.T) {
 	}
 	want := []string{"start down.service", "start bad.service", "start flap.service",
 		"run Type=exec Description=x, started again by the process guard ExecStart=[[/bin/x [/bin/x a b] false]] CollectMode=inactive-or-failed User=idc " + as,
-		"restart b.service", "restart failed.service", "restart stopped.service"}
+		"restart b.service", "restart failed.service", "restart stopped.service", "restart bound.service"}
 	if diff := cmp.Diff(want, m.calls()); diff != "" {
 		t.Error(diff)
 	}

@@ -104,11 +104,12 @@ type RestoreUnit struct {
 	Ended   time.Duration // when, CLOCK_MONOTONIC: the same when it is asked for again
 }
 
-// RestartUnit asks to restart a unit because another one came back, if it runs, or
-// has failed, or is down only since Ended, a time of CLOCK_MONOTONIC
-// ([RestoreDone], later). PID is that of whose end it is.
+// RestartUnit asks to restart a unit because the unit After came back ("" for a
+// command), if it runs, or has failed, or is down only since Ended, a time of
+// CLOCK_MONOTONIC ([RestoreDone], later). PID is that of whose end it is.
 type RestartUnit struct {
 	Unit  string
+	After string
 	PID   int32
 	Ended time.Duration
 }

@@ -100,9 +100,10 @@ func (g *Guard) planRecovery(ix int32, crashed, sure bool) {
 		return
 	case !isService(unit) && (p.Restart == config.RestartUnit || crashed && !sure):
 		return
-	case slices.ContainsFunc(g.pending, func(r recovery) bool { return r.id == t.id }):
+	case t.returns || slices.ContainsFunc(g.pending, func(r recovery) bool { return r.id == t.id }): // once for each end
 		return
 	}
+	t.returns = true
 	r := recovery{id: t.id, pid: t.pid, name: t.displayName(), user: t.facts.User, unit: unit, crashed: crashed, sure: sure, ended: g.clock.last}
 	g.pruneBudgets()
 	if len(g.pending) >= maxRecoveries || len(g.budgets) >= maxBudgets {
@@ -246,7 +247,7 @@ func (g *Guard) proceed(r *recovery) bool {
 		r.next++
 		return g.proceed(r)
 	case r.next > 0:
-		g.decide(RestartUnit{Unit: p.Then[r.next-1], PID: r.pid, Ended: r.ended})
+		g.decide(RestartUnit{Unit: p.Then[r.next-1], After: r.unit, PID: r.pid, Ended: r.ended})
 	case p.Restart == config.RestartCommand && g.succeeded(r):
 		r.next, r.at = 1, g.clock.attn
 		return g.proceed(r)
@@ -278,6 +279,18 @@ func (g *Guard) succeeded(r *recovery) bool {
 	for ix := range g.targets {
 		t := &g.targets[ix]
 		if t.used && t.state != Ended && t.id > r.id && t.facts.User == r.user && t.timeout != notLatched && t.displayName() == r.name {
+			return true
+		}
+	}
+	return false
+}
+
+// successor says whether a later process of the unit has registered, which may have
+// ended since.
+func (g *Guard) successor(r *recovery) bool {
+	for ix := range g.targets {
+		t := &g.targets[ix]
+		if t.used && t.id > r.id && t.known && t.facts.Unit == r.unit && t.displayName() == r.name {
 			return true
 		}
 	}
@@ -370,6 +383,10 @@ func (g *Guard) restored(r *recovery, p *config.Policy, o RestoreDone) {
 		}
 		e.Message = fmt.Sprintf("%s could not be started again after its main process %d %s: %s", r.what(), r.pid, how, o.Reason)
 		g.emit(e)
+		if g.successor(r) { // what ended now is that one: it comes back for itself
+			e.Message += "; what was started had registered"
+			return
+		}
 		if g.schedule(r, p); r.parked {
 			e.Message += "; giving up"
 		} else {

@@ -81,6 +81,8 @@ func TestCrashed(t *testing.T) {
 		"command":                {ending: EndedBadly, rule: config.Rule{Restart: config.RestartCommand, Command: command}, want: []Decision{RestoreUnit{PID: 110, Target: 1, Crashed: true, Sure: true, Command: command, Name: "c", User: "idc"}}},
 		"command, known late":    {late: EndedBadly, rule: config.Rule{Restart: config.RestartCommand, Command: command}, want: []Decision{RestoreUnit{PID: 110, Target: 1, Crashed: true, Sure: true, Command: command, Name: "c", User: "idc"}}},
 		"command, ended well":    {late: EndedWell, rule: config.Rule{Restart: config.RestartCommand, Command: command}},
+		"command, in a unit":     {unit: "checkprocd-run-1.service", late: EndedBadly, rule: config.Rule{Restart: config.RestartCommand, Command: command}, want: []Decision{RestoreUnit{Unit: "checkprocd-run-1.service", PID: 110, Target: 1, Crashed: true, Sure: true, Command: command, Name: "c", User: "idc"}}},
+		"command, old kernel":    {unit: "d.service", rule: config.Rule{Restart: config.RestartCommand, Command: command}, want: []Decision{RestoreUnit{Unit: "d.service", PID: 110, Target: 1, Crashed: true, Command: command, Name: "c", User: "idc"}}},
 		"known late":             {unit: "c.service", late: EndedBadly, want: []Decision{RestoreUnit{Unit: "c.service", PID: 110, Target: 1, Crashed: true, Name: "c", User: "idc"}}},
 		"command, nobody knows":  {rule: config.Rule{Restart: config.RestartCommand, Command: command}},
 		"command, under procctl": {parent: "procctl", ending: EndedBadly, rule: config.Rule{Restart: config.RestartCommand, Command: command}},
@@ -358,7 +360,7 @@ func TestRecoverHeld(t *testing.T) {
 
 // TestThen: those that follow come after it is up, in order, once, whoever started it.
 func TestThen(t *testing.T) {
-	follow := []Decision{RestartUnit{Unit: "b.service", PID: 110}, RestartUnit{Unit: "a.target", PID: 110}}
+	follow := []Decision{RestartUnit{Unit: "b.service", After: "c.service", PID: 110}, RestartUnit{Unit: "a.target", After: "c.service", PID: 110}}
 	for name, answers := range map[string][]RestoreDone{
 		"started by the guard": {{Started: true}},
 		"started by systemd":   {{Up: true}},
@@ -403,6 +405,21 @@ func TestThen(t *testing.T) {
 	})
 }
 
+// TestKnownTwice: that it crashed is learnt at once by its unit, and later by its exit status; it comes back once.
+func TestKnownTwice(t *testing.T) {
+	w := newWorld(t)
+	w.restoreRes = []RestoreDone{{Started: true}, {Started: true}}
+	w.cfg.Recovery.Wait = sec
+	p := w.client(110, "c", 5, 2*sec)
+	p.facts.Unit, p.late = "c.service", EndedBadly
+	w.run(5 * sec)
+	p.exit(false)
+	w.run(time.Minute)
+	if len(w.asked) != 1 {
+		t.Errorf("%+v", w.asked)
+	}
+}
+
 // TestThenFlap: those that follow a unit that flaps do not flap with it for ever.
 func TestThenFlap(t *testing.T) {
 	w := newWorld(t, func(c *config.Config) { c.Rules = []config.Rule{{Then: []string{"b.service"}}} })
@@ -442,6 +459,37 @@ func TestBusAway(t *testing.T) {
 	w.run(6 * time.Minute)
 	if len(w.find(EvRestored, 110)) != 1 {
 		t.Error(w)
+	}
+}
+
+// TestFailsAgain: what was started fails after it registered. That is one end, not two.
+func TestFailsAgain(t *testing.T) {
+	w := newWorld(t)
+	n := 0
+	start := func() *proc {
+		n++
+		p := w.client(200+int32(n), "c", 5, 2*sec)
+		p.facts.Unit, p.ending = "c.service", EndedBadly
+		return p
+	}
+	var starts []time.Duration
+	w.restoreTime = 2 * sec
+	w.onRestore = func(RestoreUnit) RestoreDone {
+		starts = append(starts, w.now)
+		p := start()
+		w.in(1500*ms, func() { p.exit(false) })
+		return RestoreDone{Failed: true, Reason: "it failed within 2s"}
+	}
+	p := start()
+	w.in(5*sec, func() { p.exit(false) })
+	w.run(20 * time.Minute)
+	if len(starts) != 5 || len(w.find(EvRestoreFailed, 0)) != 5 || len(w.find(EvGaveUp, 0)) != 1 {
+		t.Errorf("%d starts\n%s", len(starts), w)
+	}
+	for i := 1; i < len(starts); i++ {
+		if d := starts[i] - starts[i-1]; d < 9*sec<<(i-1) {
+			t.Errorf("start %d comes %v after the one before it", i, d)
+		}
 	}
 }
 

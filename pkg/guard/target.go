@@ -169,6 +169,7 @@ type target struct {
 	sentMono    time.Duration
 	status      string // how it ended
 	ending      Ending
+	returns     bool      // it was planned to have it come back
 	inLadder    bool      // the last word of its ladder has not come
 	farewell    EventName // how its end was or will be reported
 	said        bool      // its end was reported
@@ -816,7 +817,9 @@ func (g *Guard) farewell(ix int32, name EventName) {
 	case EvExited:
 		e.Level = LevelNotice
 		e.Message = fmt.Sprintf("%s ended without wiping its record%s", t.describe(), how)
-		if t.ending != EndedWell {
+		// A unit tells as well whether it crashed; that of a command is gone with
+		// it, so its exit status is waited for: see Reaped.
+		if t.ending == EndedBadly || t.ending == EndedUnknown && t.policy.Restart != config.RestartCommand {
 			g.planRecovery(ix, true, t.ending == EndedBadly)
 		}
 	case EvUnregistered:
@@ -830,8 +833,8 @@ func (o Reaped) apply(g *Guard) {
 	if !ok || g.targets[ix].state != Ended {
 		return
 	}
-	if t := &g.targets[ix]; t.farewell == EvExited && t.ending == EndedUnknown && o.Ending == EndedBadly {
-		g.planRecovery(ix, true, true)
+	if t := &g.targets[ix]; t.farewell == EvExited && t.ending == EndedUnknown && o.Ending != EndedWell {
+		g.planRecovery(ix, true, o.Ending == EndedBadly)
 	}
 	if o.Zombie {
 		e := g.about(ix, EvUnreaped, LevelWarning, "zombie")

@@ -51,18 +51,19 @@ type world struct {
 	state        []byte
 
 	// How the host behaves.
-	askDelay   time.Duration                 // until an answer about consent
-	proofDelay time.Duration                 // until the evidence is in
-	unreadable *proc                         // whose maps cannot be read
-	wordDelay  time.Duration                 // until the last word of a ladder comes
-	signalErr  string                        // why no signal can be sent
-	readOnly   bool                          // the tables can only be read
-	stillToo   bool                          // rules say that those who stand still are ended as well
-	noInodes   bool                          // a kernel without unique inodes of pidfds
-	restoreRes []RestoreDone                 // answers to RestoreUnit, in turn
-	exitDelay  time.Duration                 // until an exit notice comes; negative: never
-	sim        *sim                          // what watches this world instead of the checks below; nil: nothing
-	onRestore  func(RestoreUnit) RestoreDone // answers it instead, where it is set
+	askDelay    time.Duration                 // until an answer about consent
+	proofDelay  time.Duration                 // until the evidence is in
+	unreadable  *proc                         // whose maps cannot be read
+	wordDelay   time.Duration                 // until the last word of a ladder comes
+	signalErr   string                        // why no signal can be sent
+	readOnly    bool                          // the tables can only be read
+	stillToo    bool                          // rules say that those who stand still are ended as well
+	noInodes    bool                          // a kernel without unique inodes of pidfds
+	restoreRes  []RestoreDone                 // answers to RestoreUnit, in turn
+	exitDelay   time.Duration                 // until an exit notice comes; negative: never
+	sim         *sim                          // what watches this world instead of the checks below; nil: nothing
+	onRestore   func(RestoreUnit) RestoreDone // answers it instead, where it is set
+	restoreTime time.Duration                 // until an answer comes, if more than 200 ms
 
 	// What was seen.
 	events  []logged
@@ -536,7 +537,7 @@ func (w *world) do(d Decision) Observation {
 			o, w.restoreRes = w.restoreRes[0], w.restoreRes[1:]
 		}
 		o.Unit, o.PID = d.Unit, d.PID
-		w.post(200*time.Millisecond, o)
+		w.post(max(w.restoreTime, 200*ms), o)
 	case RestartUnit:
 		w.asked = append(w.asked, d)
 		w.post(200*time.Millisecond, RestoreDone{Unit: d.Unit, PID: d.PID, Started: true})

@@ -43,6 +43,7 @@ type UnitState struct {
 
 	Left  time.Duration // when it last ceased to be active, CLOCK_MONOTONIC; 0: never
 	Ended time.Duration // when the last main process of a service ended
+	Needs []string      // the units with which it is stopped: BindsTo=, Requires=, Requisite=, PartOf=
 }
 
 // Down reports whether the unit has ended and nobody is about to start it: loaded, inactive or failed, no job queued.
@@ -237,6 +238,10 @@ func unitState(p map[string]any) UnitState {
 	s.MainPID, s.ExecMainPID = int32(main), int32(exec)
 	left, _ := p["ActiveExitTimestampMonotonic"].(uint64)
 	ended, _ := p["ExecMainExitTimestampMonotonic"].(uint64)
+	for _, kind := range []string{"BindsTo", "Requires", "Requisite", "PartOf"} {
+		units, _ := p[kind].([]string)
+		s.Needs = append(s.Needs, units...)
+	}
 	s.Left, s.Ended = time.Duration(left)*time.Microsecond, time.Duration(ended)*time.Microsecond
 	s.Restarts, _ = p["NRestarts"].(uint32)
 	s.ExitCode, _ = p["ExecMainCode"].(int32)

@@ -1,0 +1,176 @@
+package e2e
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// kinds are the values of Restart=, and what systemd itself starts again: a clean end such as that after SIGTERM, and a crash.
+var kinds = map[string]struct{ clean, crash bool }{
+	"no": {false, false}, "always": {true, true}, "on-success": {true, false}, "on-failure": {false, true},
+	"on-abnormal": {false, true}, "on-abort": {false, true}, "on-watchdog": {false, false},
+}
+
+// beats is a healthy client.
+func beats(name string) string { return client + " --name " + name + " --timeout 4 --beat 500" }
+
+// TestRecovery has units of every kind hang, crash, be stopped and flap; each comes back once, by systemd or by the guard,
+// and what was stopped stays down.
+func TestRecovery(t *testing.T) {
+	eachSystemd(t, func(t *testing.T, root string) {
+		files := Files{
+			"/etc/checkprocd/conf.d/recovery.toml": "interval = \"200ms\"\n[recovery]\nwait = \"2s\"\ncap = \"3s\"\nattempts = 3\n" +
+				"[[rule]]\nmatch = { name = \"lead\" }\nthen = [\"follows.service\", \"bound.service\", \"down.service\"]\n" +
+				"[[rule]]\nmatch = { name = \"collector\" }\nrestart = { command = [\"" + client + "\", \"--name\", \"collector\", \"--timeout\", \"4\", \"--beat\", \"500\"], user = \"daemon\" }\n" +
+				"[[rule]]\nmatch = { name = \"slow\" }\nstart_grace = \"10m\"\n",
+			// A process that crashes 2 s after its start, whenever it is started.
+			"/etc/systemd/system/flap.service":        service("/bin/sh -c '(sleep 2; kill -SEGV $$$$) & exec " + beats("flap") + "'"),
+			"/etc/systemd/system/stopped.service":     service(beats("stopped")),
+			"/etc/systemd/system/stopped-bad.service": service(beats("stopped-bad")+" --ignore-term", "TimeoutStopSec=500ms"),
+			"/etc/systemd/system/lead.service":        service(beats("lead")),
+			"/etc/systemd/system/follows.service":     service("/bin/sleep infinity"),
+			"/etc/systemd/system/bound.service":       "[Unit]\nBindsTo=lead.service\nAfter=lead.service\n" + strings.TrimPrefix(service("/bin/sleep infinity"), "[Unit]\n"),
+			"/etc/systemd/system/down.service":        service("/bin/sleep infinity"),
+			"/etc/systemd/system/sched.service":       service("/usr/lib/rig-sched/procctl " + beats("scheduled")),
+			"/etc/systemd/system/slow.service":        service(client + " --name slow --timeout 2 --beat 0"),
+			"/usr/lib/rig-sched/procctl":              "#!/bin/sh\nwhile :; do \"$@\"; sleep 1; done\n",
+		}
+		var hang, crash []string
+		for kind := range kinds {
+			hang, crash = append(hang, "hang-"+kind), append(crash, "crash-"+kind)
+			files["/etc/systemd/system/hang-"+kind+".service"] = hangsOnce(kind, "--term-exit")
+			files["/etc/systemd/system/crash-"+kind+".service"] = service(beats("crash-"+kind), "Restart="+kind, "RestartSec=100ms")
+		}
+		m := bootInstalled(t, root, files)
+		m.startGuard()
+
+		all := append(slices.Concat(hang, crash), "stopped", "stopped-bad", "lead", "follows", "bound", "sched", "slow")
+		m.Run("systemctl start down; systemctl stop down; systemctl start " + strings.Join(all, " "))
+		first := map[string]string{}
+		for _, unit := range all {
+			first[unit] = m.mainPID(unit)
+		}
+		m.Wait("all that crash or are stopped are guarded", func() bool {
+			list := m.list()
+			for _, name := range append(slices.Clone(crash), "stopped", "stopped-bad", "lead", "scheduled", "slow") {
+				if list[name].State != "guarded" {
+					return false
+				}
+			}
+			return true
+		})
+		scheduled := m.list()["scheduled"].PID
+		m.Run("systemctl stop stopped stopped-bad; systemctl kill --signal=SEGV --kill-who=main lead " + strings.Join(crash, " "))
+		m.Run(fmt.Sprintf("kill -SEGV %d", scheduled))
+		if got := m.Property("stopped-bad", "ActiveState"); got != "failed" {
+			t.Fatalf("%s: stopped-bad is %s: a stop that ends badly was to be tried", root, got)
+		}
+
+		for kind, by := range kinds {
+			for unit, systemd := range map[string]bool{"hang-" + kind: by.clean, "crash-" + kind: by.crash} {
+				m.Wait(unit+" is back", func() bool { pid := m.mainPID(unit); return pid != "0" && pid != first[unit] })
+				about := Fields{"CHECKPROC_UNIT": unit + ".service"}
+				if systemd {
+					if got := m.events("restored", about); len(got) != 0 {
+						t.Errorf("%s: %s was systemd's: %v", root, unit, got)
+					}
+					continue
+				}
+				r := m.awaitEvent("restored", about, Fields{"CHECKPROC_PID": first[unit]})
+				ended := m.Records(Fields{"CHECKPROC_PID": first[unit], "CHECKPROC_EVENT": map[bool]string{true: "killed", false: "exited"}[strings.HasPrefix(unit, "hang")]})
+				if len(ended) != 1 || r.Time().Sub(ended[0].Time()) < 1900*time.Millisecond {
+					t.Errorf("%s: %s restored at %v after %v", root, unit, r.Time(), ended)
+				}
+			}
+		}
+
+		// Those that follow, in order; who was down before stays down.
+		m.awaitEvent("restored", Fields{"CHECKPROC_UNIT": "lead.service"})
+		after := []Record{m.awaitEvent("restored", Fields{"CHECKPROC_UNIT": "follows.service"}), m.awaitEvent("restored", Fields{"CHECKPROC_UNIT": "bound.service"})}
+		if after[1].Time().Before(after[0].Time()) {
+			t.Errorf("%s: %v", root, after)
+		}
+		for unit, state := range map[string]string{"lead": "active", "follows": "active", "bound": "active", "down": "inactive"} {
+			if got := m.Property(unit, "ActiveState"); got != state {
+				t.Errorf("%s: %s is %s, want %s", root, unit, got, state)
+			}
+		}
+		for _, unit := range []string{"follows", "bound"} {
+			if m.mainPID(unit) == first[unit] {
+				t.Errorf("%s: %s was not restarted", root, unit)
+			}
+		}
+
+		// It flaps: three starts, then no more, until somebody says so.
+		m.Run("systemctl start flap")
+		gaveUp := m.awaitEvent("gave-up", Fields{"CHECKPROC_NAME": "flap"})
+		m.check(gaveUp, Fields{"CHECKPROC_UNIT": "flap.service", "PRIORITY": "3", "CHECKPROC_REASON": "*"})
+		starts := func() int {
+			about := Fields{"CHECKPROC_NAME": "flap"}
+			return len(m.events("restored", about)) + len(m.events("restore-failed", about))
+		}
+		m.Wait("three starts are told", func() bool { return starts() >= 3 })
+		status := m.Run("checkprocctl status")
+		if !strings.Contains(status, "given up") {
+			t.Errorf("%s: checkprocctl status:\n%s", root, status)
+		}
+		if out := m.Run("systemctl status checkprocd"); !strings.Contains(out, "1 given up") {
+			t.Errorf("%s: systemctl status:\n%s", root, out)
+		}
+		m.Run("systemctl kill --signal=KILL checkprocd; sleep 1")
+		m.Wait("the guard is back, and knows what is given up", func() bool {
+			out, code := m.Try("checkprocctl status")
+			return code == 0 && strings.Contains(out, "given up")
+		})
+		if got := m.Property("flap", "ActiveState"); got != "failed" {
+			t.Errorf("%s: flap is %s", root, got)
+		}
+		if n := starts(); n != 3 {
+			t.Errorf("%s: flap was started %d times", root, n)
+		}
+		m.Mark()
+		m.Run("checkprocctl recover flap")
+		m.check(m.awaitEvent("retrying", Fields{"CHECKPROC_NAME": "flap"}), Fields{"PRIORITY": "5"})
+		m.awaitEvent("gave-up", Fields{"CHECKPROC_NAME": "flap"})
+		if out, code := m.Try("checkprocctl recover nobody"); code != 1 {
+			t.Errorf("%s: recover nobody: exit status %d, %s", root, code, out)
+		}
+
+		// By now all waits of what was stopped are over.
+		for _, unit := range []string{"stopped", "stopped-bad", "down"} {
+			if pid := m.mainPID(unit); pid != "0" {
+				t.Errorf("%s: %s was stopped, and runs as %s", root, unit, pid)
+			}
+		}
+		m.Wait("procctl has started its own again", func() bool {
+			x := m.list()["scheduled"]
+			return x.State == "guarded" && x.PID != scheduled
+		})
+		if got := m.mainPID("slow"); got != first["slow"] {
+			t.Errorf("%s: slow was ended within its grace", root)
+		}
+
+		// A process without a unit, brought back by a command: twice, as the new one is guarded too.
+		m.Run("setsid runuser -u daemon -- " + beats("collector") + " >/dev/null 2>&1 </dev/null &")
+		pid := int32(0)
+		for range 2 {
+			m.Wait("a collector is guarded", func() bool { x := m.list()["collector"]; return x.State == "guarded" && x.PID != pid })
+			x := m.list()["collector"]
+			if pid != 0 && (!strings.HasPrefix(x.Unit, "checkprocd-run-") || x.UID != 1) {
+				t.Errorf("%s: %+v", root, x)
+			}
+			pid = x.PID
+			m.Run(fmt.Sprintf("kill -SEGV %d", pid))
+			r := m.awaitEvent("restored", Fields{"CHECKPROC_NAME": "collector", "CHECKPROC_PID": fmt.Sprint(pid)})
+			m.check(r, Fields{"PRIORITY": "5"})
+		}
+		for _, name := range []string{"stopped.service", "stopped-bad.service", "down.service", "sched.service"} {
+			if got := m.Journal("CHECKPROC_EVENT=restored", "CHECKPROC_UNIT="+name); len(got) != 0 {
+				t.Errorf("%s: %s: %v", root, name, got)
+			}
+		}
+	})
+}

@@ -62,6 +62,10 @@ soak: ## restarts of the guard under 1000 clients that hang, exit, crash and com
 	LOAD_CLIENTS=1000 LOAD_FOR=$(SOAK_FOR) $(GO) test -v -count=1 -timeout=0 -run='^TestLoad$$' ./pkg/daemon
 	SOAK_RELOADS=1000 $(GO) test -v -count=1 -timeout=0 -run='^TestReloadUnderLoad$$' ./pkg/daemon
 
+.PHONY: mutate
+mutate: ## wrong versions of the guard, of which each must be caught by a test: all, or MUTATE=brake
+	MUTATE=$(or $(MUTATE),all) $(GO) test -v -count=1 -run='^TestMutations$$' ./pkg/guard
+
 .PHONY: fuzz
 fuzz: ## each fuzz target, FUZZTIME=2000x executions
 	@grep -rl --include='*_test.go' '^func Fuzz' cmd pkg | xargs -r -n1 dirname | sort -u | while read -r dir; do \

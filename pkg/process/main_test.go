@@ -184,6 +184,10 @@ func play(role []string) error {
 			return err
 		}
 		ready = string(b)
+	case "use": // MEMORY (bytes) FILES THREADS CHILDREN: uses so much more than it has, and spins
+		if err := use(role[1:]); err != nil {
+			return err
+		}
 	case "bare": // FILE: does all that the daemon does with processes, and writes how it went
 		ready := "ok"
 		if err := bare(); err != nil {

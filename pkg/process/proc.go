@@ -120,12 +120,17 @@ func (s *system) schedstat(pid int32) (run, wait time.Duration, err error) {
 // open opens /proc/PID/name. The error is the bare errno.
 func (s *system) open(pid int32, name string) (int, error) {
 	var buf [512]byte
-	b := append(buf[:0], s.proc...)
+	return openPath(s.path(buf[:0], pid, name))
+}
+
+// path appends /proc/PID/name with NUL.
+func (s *system) path(b []byte, pid int32, name string) []byte {
+	b = append(b, s.proc...)
 	b = append(b, '/')
 	b = strconv.AppendInt(b, int64(pid), 10)
 	b = append(b, '/')
 	b = append(b, name...)
-	return openPath(append(b, 0))
+	return append(b, 0)
 }
 
 // openPath opens a path that ends in NUL for reading.

@@ -57,6 +57,12 @@ func (d *Daemon) act(decision guard.Decision) {
 		d.restorer.ask(restoreJob{guard.RestoreDone{Unit: x.Unit, PID: x.PID}, func(ctx context.Context) guard.RestoreDone { return d.restorer.restore(ctx, x) }})
 	case guard.RestartUnit:
 		d.restorer.ask(restoreJob{guard.RestoreDone{Unit: x.Unit, PID: x.PID}, func(ctx context.Context) guard.RestoreDone { return d.restorer.restart(ctx, x) }})
+	case guard.RestartForLimit:
+		d.limitJobs = append(d.limitJobs, d.limiter.restart(x))
+	case guard.LookAtUnit:
+		d.limitJobs = append(d.limitJobs, d.limiter.look(x))
+	case guard.SetUnitLimits:
+		d.limitJobs = append(d.limitJobs, d.limiter.set(x))
 	case guard.RepairSemaphore:
 		if sem := d.tables.sem; sem != nil && sem.ID() == x.ID {
 			if err := sem.Repair(); err != nil {

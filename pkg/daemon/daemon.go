@@ -44,6 +44,8 @@ type Daemon struct {
 	reader   *process.Reader
 	pool     *escalate.Pool
 	restorer *restorer
+	limiter  *limiter
+	sampler  *sampler
 	watches  *watches
 	notify   *systemd.Notifier
 	server   *control.Server
@@ -64,16 +66,19 @@ type Daemon struct {
 	ladders  []guard.BeginLadder
 	groups   map[guard.TargetID]*groupTarget // of the ladders under way with scope cgroup
 	asks     []guard.AskConsent
-	opened   map[int32]opened // by openMany, of the decisions that are being carried out
-	tables   tables
-	scan     scanCost
-	tally    guard.Tally
-	ready    bool
-	saved    savedState
-	lockSeen lockView
-	lost     map[string]string // what is degraded, by its key: said once for each text
-	features []process.Feature
-	begun    time.Duration
+	samples  samples
+
+	limitJobs []limitJob       // of limits, begun when the registry has them
+	opened    map[int32]opened // by openMany, of the decisions that are being carried out
+	tables    tables
+	scan      scanCost
+	tally     guard.Tally
+	ready     bool
+	saved     savedState
+	lockSeen  lockView
+	lost      map[string]string // what is degraded, by its key: said once for each text
+	features  []process.Feature
+	begun     time.Duration
 
 	reloading  sync.Mutex
 	logInForce config.Log // under reloading
@@ -165,6 +170,8 @@ func start(opts Options) (*Daemon, error) {
 	d.pool = escalate.New(cfg.Ladder.MaxConcurrent, d.ladderOutcome)
 	d.restorer = newRestorer(d.post)
 	d.alerter = newAlerter(d.alertTrouble)
+	d.limiter = &limiter{units: &d.restorer.units, queue: make(chan limitJob, limitQueue), post: d.post}
+	d.sampler = newSampler()
 	d.watches = newWatches(d)
 	return d, nil
 }
@@ -228,6 +235,8 @@ func (d *Daemon) run(ctx context.Context) error {
 	d.openRegistry()
 	d.side(func() { d.restorer.run(sideCtx) })
 	d.side(func() { d.alerter.run(sideCtx) })
+	d.side(func() { d.limiter.run(sideCtx) })
+	d.side(func() { d.sampler.run(sideCtx) })
 	d.watches.set(d.cfg.Rules)
 	var err error
 	if d.server, err = d.listen(); err != nil {

@@ -67,13 +67,21 @@ var messageIDs = map[guard.EventName]string{
 	guard.EvRetrying:      "d1db01668c399241e4986b3e3f937f70",
 	guard.EvActing:        "1cfd01589a8a35f7c9929af4f0f69e57",
 	guard.EvObserving:     "26254f0d6b3e5675d6d46b8dfd98c90c",
-	evReloaded:            "7564c1808f43202a48cd000bcdf2622b",
-	evConfigRejected:      "c084dbe0efe8cce1d66f7ee9eaffceff",
-	evConfigChanged:       "ff66f2f93d7499fe1b0370edcf0a8619",
-	evConfigApplied:       "69caa11271b06730e80f48fc0f10f570",
-	evConfigCheckFailed:   "1dd1ab12dec1ea863b9e4262aee9a0e8",
-	evConfigBlamed:        "f0197c5951aeb6d3af443171a261f0c6",
-	evAlertTest:           "589a0d5c5e3b74140b9355a4395f3e3f",
+
+	guard.EvLimit:          "3ad9070971fcdd647efbe3e46f21214d",
+	guard.EvLimitOver:      "5a49916a6273f4ddd40b07b6bc4f742b",
+	guard.EvLimitRestarted: "48b711beb3274d96d0efd7a156504a5c",
+	guard.EvLimitFailed:    "f281cf8634eb1eda1dead865b2eccb25",
+	guard.EvThrottled:      "9a20fcdd8902648aa85c1b2f8e186708",
+	guard.EvUnthrottled:    "7f2d5c2a833f3dcf24d72753d0834390",
+
+	evReloaded:          "7564c1808f43202a48cd000bcdf2622b",
+	evConfigRejected:    "c084dbe0efe8cce1d66f7ee9eaffceff",
+	evConfigChanged:     "ff66f2f93d7499fe1b0370edcf0a8619",
+	evConfigApplied:     "69caa11271b06730e80f48fc0f10f570",
+	evConfigCheckFailed: "1dd1ab12dec1ea863b9e4262aee9a0e8",
+	evConfigBlamed:      "f0197c5951aeb6d3af443171a261f0c6",
+	evAlertTest:         "589a0d5c5e3b74140b9355a4395f3e3f",
 }
 
 // MessageIDs returns the MESSAGE_ID of each event by its name.

@@ -72,6 +72,7 @@ func (d *Daemon) turn(now time.Duration, exited []uint64) time.Duration {
 		d.takeRegistry()
 		d.lookAtTables()
 		d.scanTables()
+		d.takeSamples()
 		d.guard.ScanDone(now)
 	}
 	decided := d.decide(now)
@@ -82,10 +83,11 @@ func (d *Daemon) turn(now time.Duration, exited []uint64) time.Duration {
 		d.tell()
 	}
 	d.saved.behind = d.saved.behind || decided
-	if len(d.ladders) > 0 || d.saved.behind && now >= d.saved.rest || scan && now-d.saved.at >= saveEvery {
+	if len(d.ladders) > 0 || len(d.limitJobs) > 0 || d.saved.behind && now >= d.saved.rest || scan && now-d.saved.at >= saveEvery {
 		d.save(now)
 	}
 	d.startLadders()
+	d.startLimitJobs()
 	d.askConsents()
 	d.watches.learnUnits()
 	// The token is earned: no scan is due that was not done, and the workers'
@@ -206,7 +208,7 @@ func (d *Daemon) wind() {
 		open()
 	}
 	d.decide(now)
-	d.ladders = d.ladders[:0]
+	d.ladders, d.limitJobs = d.ladders[:0], d.limitJobs[:0]
 	d.save(now)
 }
 

@@ -114,6 +114,24 @@ type RestartUnit struct {
 	Ended time.Duration
 }
 
+// RestartForLimit asks to restart a unit in which a target exceeds a limit
+// ([RestartedForLimit], later).
+type RestartForLimit struct {
+	Unit   string
+	Target TargetID
+	PID    int32
+}
+
+// LookAtUnit asks for what limits a unit has ([UnitSeen], later).
+type LookAtUnit struct{ Unit string }
+
+// SetUnitLimits asks to set run-time properties of a unit, those that are not 0
+// ([UnitLimitsSet], later). The state has to be saved before: what they were is in it.
+type SetUnitLimits struct {
+	Unit   string
+	Limits UnitLimits
+}
+
 // RepairSemaphore asks to set a never-initialised semaphore to 1.
 type RepairSemaphore struct{ ID int }
 
@@ -139,6 +157,9 @@ func (CancelLadder) decision()    {}
 func (CheckReaped) decision()     {}
 func (RestoreUnit) decision()     {}
 func (RestartUnit) decision()     {}
+func (RestartForLimit) decision() {}
+func (LookAtUnit) decision()      {}
+func (SetUnitLimits) decision()   {}
 func (RepairSemaphore) decision() {}
 func (CatchOldGuard) decision()   {}
 func (DropTable) decision()       {}

@@ -53,6 +53,16 @@ const (
 	EvObserving     EventName = "observing"
 )
 
+// The events of limits.
+const (
+	EvLimit          EventName = "limit"
+	EvLimitOver      EventName = "limit-over"
+	EvLimitRestarted EventName = "limit-restarted"
+	EvLimitFailed    EventName = "limit-failed"
+	EvThrottled      EventName = "throttled"
+	EvUnthrottled    EventName = "unthrottled"
+)
+
 // A forger must not be able to flood the journal: events of kinds that a writer
 // of a 0666 table can provoke at will may come in a burst, then at a rate. There
 // are two buckets, so that loud forgeries do not hide who comes and goes.
@@ -117,7 +127,7 @@ func (g *Guard) bucketOf(e *Event) *bucket {
 		if ix, ok := g.byID[e.Target]; ok && g.targets[ix].consent != ConsentProven {
 			return &g.noise
 		}
-	case EvRegistered, EvUnregistered, EvExited, EvCleared, EvWouldClear, EvUnreaped:
+	case EvRegistered, EvUnregistered, EvExited, EvCleared, EvWouldClear, EvUnreaped, EvLimit, EvLimitOver:
 		return &g.churn
 	}
 	return nil

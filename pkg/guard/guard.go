@@ -59,6 +59,10 @@ type Guard struct {
 	groupExits   []groupExit
 	pending      []recovery
 	budgets      []budget
+	limits       bool   // some rule has some
+	restarting   string // the unit that is being restarted for a limit, "" for none
+	throttles    []throttle
+	throttled    bool // what limits want of units may have changed
 	sem          semWatch
 	rhythm       rhythm
 	noise, churn bucket
@@ -74,6 +78,7 @@ type Guard struct {
 func New(cfg *config.Config) *Guard {
 	return &Guard{
 		cfg:       cfg,
+		limits:    hasLimits(cfg),
 		byPID:     map[int32]int32{},
 		byID:      map[TargetID]int32{},
 		asking:    map[int32][]slotRef{},
@@ -88,7 +93,7 @@ func New(cfg *config.Config) *Guard {
 // targets, and the deadlines follow. A ladder under way keeps its steps, unless its
 // rule says report now: then it is cancelled.
 func (g *Guard) SetConfig(cfg *config.Config) {
-	g.cfg = cfg
+	g.cfg, g.limits, g.throttled = cfg, hasLimits(cfg), true
 	for ix := range g.targets {
 		if t := &g.targets[ix]; t.used && t.timeout != notLatched {
 			before, barred := t.policy, t.untouchable()
@@ -131,6 +136,7 @@ func (g *Guard) Step(now time.Duration, observations ...Observation) []Decision 
 		o.apply(g)
 	}
 	g.timers()
+	g.throttleAll()
 	g.settle()
 	g.beginAll()
 	g.narrow()
@@ -225,6 +231,11 @@ func (g *Guard) plan() {
 			next = min(next, b.until)
 		}
 	}
+	for i := range g.throttles {
+		if g.acting {
+			next = min(next, g.throttles[i].at)
+		}
+	}
 	if g.brake.on {
 		next = min(next, g.brake.next)
 	}
@@ -278,6 +289,10 @@ func (g *Guard) stalled(missed, counted time.Duration) {
 			kept++
 		default: // its allowance is spent: what is being found out about it goes on
 			kept++
+			continue
+		}
+		if t.limited != "" {
+			g.setAside(int32(ix), "this host stood still", 0)
 			continue
 		}
 		if t.state == Rereading || t.state == Late {

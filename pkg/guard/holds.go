@@ -332,6 +332,10 @@ func (g *Guard) stopOne(ix int32, lasts time.Duration, by string) bool {
 			return false
 		}
 	}
+	if t.limited != "" {
+		g.setAside(ix, "the brake was told to stop", 0)
+		return true
+	}
 	g.unbrake(ix)
 	t.state, g.due[ix], t.heldBy = Reported, never, true
 	return true

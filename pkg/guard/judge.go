@@ -212,6 +212,10 @@ func (g *Guard) sayBlind(ix int32) {
 	if why == "" {
 		why = "its state could not be read"
 	}
+	if t.limited != "" {
+		g.setAside(ix, why, failedWait)
+		return
+	}
 	g.forgetLate(t.id)
 	t.state, t.verdict, g.due[ix] = Reported, "unverified", g.clock.attn+failedWait
 	t.dropQuestions()
@@ -262,6 +266,10 @@ func (o Looked) apply(g *Guard) {
 func (g *Guard) judge(ix int32) {
 	t := &g.targets[ix]
 	if t.state != Late || t.awaitLook || t.awaitAsk || t.awaitProof || t.rereads > 0 {
+		return
+	}
+	if t.limited != "" {
+		g.judgeLimit(ix)
 		return
 	}
 	if why := t.look.excuse(); why != "" && !(why == excuseTracer && t.untraced) && t.responseTo(why) == config.RespondHold {
@@ -334,6 +342,9 @@ func (g *Guard) verdictOn(ix int32, name EventName, what string) *Event {
 	e := g.about(ix, name, LevelWarning, g.story(t))
 	e.Gaps, e.Lateness = g.lastGaps(ix), t.given
 	e.Message = fmt.Sprintf("%s silent for %s (timeout %s): %s: %s; %s", t.describe(), seconds(e.Silence), seconds(e.Timeout), e.Reason, t.verdict, what)
+	if t.limited != "" {
+		e.Message = fmt.Sprintf("%s: %s: %s; %s", t.describe(), t.limited, e.Reason, what)
+	}
 	return e
 }
 
@@ -469,10 +480,13 @@ func (g *Guard) setFree(ix int32, story string) {
 // long: what it was condemned on is looked at again.
 func (g *Guard) begin(ix int32) {
 	t := &g.targets[ix]
-	if !t.opening && g.standDown(ix) {
-		return
-	}
-	if g.notActedOn(ix) {
+	switch {
+	case t.limited != "" && !t.opening:
+		if why := g.spared(ix); why != "" {
+			g.setAside(ix, why, 0)
+			return
+		}
+	case !t.opening && g.standDown(ix), g.notActedOn(ix):
 		return
 	}
 	t.state, g.due[ix] = Ladder, never
@@ -536,6 +550,9 @@ func (g *Guard) startLadder(ix int32, d BeginLadder) {
 		}
 	}
 	g.eachRecord(ix, func(tb *tableState, i int32) {
+		if t.limited != "" { // beats do not save it
+			return
+		}
 		d.Places = append(d.Places, Place{tb.id, i, tb.prev[i].Token})
 	})
 	g.decide(d)
@@ -589,6 +606,9 @@ func (o LadderReport) apply(g *Guard) {
 		e.Message = fmt.Sprintf("%s does not end after %s: %s; waiting for its exit notice, nothing more is sent", t.describe(), t.killedBy, stuck)
 		g.unkillables++
 		g.emit(e)
+		if t.limited != "" && t.killedBy != sigkill {
+			g.setAside(ix, "", never)
+		}
 	case LadderFailed:
 		g.offLadder(ix, "unverified", g.clock.attn+failedWait)
 		e := g.about(ix, EvRefused, LevelError, o.Reason)
@@ -629,13 +649,22 @@ func (g *Guard) offLadderWell(ix int32) {
 }
 
 // beatsAgain says whether a scan saw a beat of a target after it became late.
-func (t *target) beatsAgain() bool { return t.since > t.lateAt }
+// Whom a limit ends is not saved by it.
+func (t *target) beatsAgain() bool { return t.since > t.lateAt && t.limited == "" }
 
 // offLadder takes a target off its ladder; it is judged anew at due.
 func (g *Guard) offLadder(ix int32, verdict string, due time.Duration) {
 	t := &g.targets[ix]
 	if t.slots == 0 {
 		g.wiped(ix)
+		return
+	}
+	if t.limited != "" {
+		wait := time.Duration(0)
+		if verdict == "unverified" { // no signal could be sent
+			wait = failedWait
+		}
+		g.setAside(ix, "its ladder was stopped", wait)
 		return
 	}
 	t.state, t.verdict, g.due[ix] = Reported, verdict, due

@@ -206,6 +206,28 @@ type RestoreDone struct {
 	Reason  string // the state that made a start unnecessary, or the error
 }
 
+// RestartedForLimit answers [RestartForLimit]; Problem is why it could not be, "" if it was.
+type RestartedForLimit struct {
+	Unit    string
+	Target  TargetID
+	PID     int32
+	Problem string
+}
+
+// UnitSeen answers [LookAtUnit]: what a unit has, [Unlimited] where there is no limit.
+type UnitSeen struct {
+	Unit    string
+	Limits  UnitLimits
+	Problem string
+}
+
+// UnitLimitsSet answers [SetUnitLimits]; Problem is why they could not be, "" if they
+// were.
+type UnitLimitsSet struct {
+	Unit    string
+	Problem string
+}
+
 // Semaphore is a look at the clients' semaphore.
 type Semaphore struct {
 	ID         int

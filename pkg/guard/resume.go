@@ -73,6 +73,9 @@ func (g *Guard) reidentified(ix int32, o Identified) {
 	t.facts, t.opening = o.Facts, false
 	if !sure {
 		t.consent = ConsentUnknown
+		for k := range t.gauges {
+			t.gauges[k].forget()
+		}
 	}
 	g.applyPolicy(ix)
 	g.eachRecord(ix, func(tb *tableState, i int32) {

@@ -12,7 +12,7 @@ import (
 
 // StateVersion is the version of the bytes that Save writes. It changes with
 // every change of their meaning; another version is never read.
-const StateVersion = 4
+const StateVersion = 5
 
 // maxSlots bounds what a damaged state can make Restore allocate; the daemon
 // attaches 16 tables of 100000 records at most.
@@ -21,6 +21,9 @@ const maxSlots = 1 << 21
 // maxTime bounds all times of a saved state: no host is up for a century. Sums
 // of two do not overflow.
 const maxTime = 100 * 365 * 24 * time.Hour
+
+// maxGauges bounds the limits of one target.
+const maxGauges = 256
 
 var errState = errors.New("saved state is damaged")
 
@@ -77,6 +80,10 @@ func (g *Guard) Save(buf []byte) []byte {
 	w.u32(uint32(len(g.budgets)))
 	for i := range g.budgets {
 		g.budgets[i].save(&w)
+	}
+	w.u32(uint32(len(g.throttles)))
+	for i := range g.throttles {
+		g.throttles[i].save(&w)
 	}
 	w.u32(uint32(len(g.holds)))
 	for i := range g.holds {
@@ -165,6 +172,11 @@ func (t *target) save(w *writer, due time.Duration) {
 	w.flag(t.sent)
 	w.dur(t.sentMono)
 	w.flag(t.said)
+	w.str(t.limited)
+	w.u32(uint32(len(t.gauges)))
+	for i := range t.gauges {
+		t.gauges[i].save(w)
+	}
 	w.dur(due)
 }
 
@@ -277,6 +289,12 @@ func Restore(cfg *config.Config, state []byte) (*Guard, error) {
 		g.overdue = append(g.overdue, overdue{r.upTo(attn), TargetID(r.u64())})
 	}
 	g.restoreRecoveries(&r)
+	for n := r.count(maxThrottles); n > 0 && !r.bad; n-- {
+		var x throttle
+		x.restore(&r, attn)
+		g.throttles = append(g.throttles, x)
+	}
+	g.throttled = true
 	for n := r.count(maxHolds); n > 0 && !r.bad; n-- {
 		g.holds = append(g.holds, hold{Selector: Selector{int32(r.u32()), r.str(), r.flag()}, id: TargetID(r.u64()), until: r.upTo(g.clock.last + holdMax), reason: r.str(), by: r.str()})
 	}
@@ -339,6 +357,11 @@ func (g *Guard) afterRestore(ix int32) {
 		if t.let && state == Late {
 			return // see reidentified
 		}
+		t.limited = "" // its limit is tried again
+		for k := range t.gauges {
+			m := &t.gauges[k]
+			m.settled = m.settled && (m.Action == config.LimitReport || m.Action == config.LimitThrottle)
+		}
 		t.state, g.due[ix] = Guarded, g.clock.attn
 		if t.verdict != "" { // its episode began before
 			t.state = Reported
@@ -376,7 +399,12 @@ func (t *target) restore(r *reader, attn time.Duration) {
 	t.heldSince, t.brakedSince = r.upTo(attn), r.upTo(attn)
 	t.killedBy = r.str()
 	t.step, t.let, t.sent, t.sentMono = int32(r.u32()), r.flag(), r.flag(), r.upTo(maxTime)
-	t.said = r.flag()
+	t.said, t.limited = r.flag(), r.str()
+	for n := r.count(maxGauges); n > 0 && !r.bad; n-- {
+		var m gauge
+		m.restore(r, attn)
+		t.gauges = append(t.gauges, m)
+	}
 }
 
 func (g *Guard) restoreTable(r *reader) error {

@@ -109,6 +109,7 @@ type target struct {
 	pid    int32
 	facts  Facts
 	policy config.Policy
+	gauges []gauge // of the limits of its rule, in their order
 
 	shield   string // the pattern that protects it, "" for none
 	misnamed bool   // its user may not use its name
@@ -142,6 +143,7 @@ type target struct {
 
 	// The episode.
 	lateAt      time.Duration // when it became late
+	limited     string        // the limit that it is to be ended for, "" for none
 	began       time.Duration // when its episode began, which may see it late again; 0: it is in none
 	verdict     string
 	awaitLook   bool
@@ -210,6 +212,7 @@ func (g *Guard) release(ix int32) {
 		g.lastWords(ix)
 		g.farewell(ix, EvExited)
 	}
+	g.dropLimits(ix, "it is guarded no longer")
 	g.unbrake(ix)
 	g.forgetLate(t.id)
 	g.fold(ix)
@@ -303,7 +306,7 @@ func (g *Guard) detach(ix int32, tb *tableState, i int32) {
 func (g *Guard) wiped(ix int32) {
 	t := &g.targets[ix]
 	g.unbrake(ix)
-	t.state, t.channel = Wiped, ""
+	t.state, t.channel, t.limited = Wiped, "", ""
 	t.dropQuestions()
 	g.due[ix] = g.clock.attn + wipedWait
 }
@@ -351,6 +354,7 @@ func (g *Guard) applyPolicy(ix int32) {
 	t := &g.targets[ix]
 	t.policy = g.cfg.Policy(t.displayName(), t.facts.User, t.facts.Unit)
 	g.applyAccess(ix)
+	g.applyLimits(ix)
 }
 
 // setPatience works out how long a target may be silent.
@@ -384,6 +388,7 @@ func (g *Guard) patienceOf(t *target) time.Duration {
 func (g *Guard) settleState(ix int32) {
 	t := &g.targets[ix]
 	t.verdict, t.channel, t.waited, t.heldBy, t.reported, t.proof, t.prepared, t.began = "", "", false, false, false, nil, false, 0
+	t.limited = ""
 	t.state, g.due[ix] = Watched, never
 	if t.consent != ConsentProven {
 		g.askLater(ix)
@@ -426,6 +431,9 @@ func (g *Guard) beat(ix int32) {
 	if !t.beaten {
 		t.beaten = true
 		t.patience = g.patienceOf(t)
+	}
+	if t.limited != "" { // which no beat excuses
+		return
 	}
 	switch t.state {
 	case Watched:
@@ -722,6 +730,7 @@ func (g *Guard) ended(ix int32, status string) {
 	}
 	was := t.state
 	g.unbrake(ix)
+	g.dropLimits(ix, "it has ended")
 	t.state, t.status, t.channel = Ended, status, ""
 	t.resume = false
 	t.dropQuestions()

@@ -65,6 +65,11 @@ type world struct {
 	onRestore   func(RestoreUnit) RestoreDone // answers it instead, where it is set
 	restoreTime time.Duration                 // until an answer comes, if more than 200 ms
 
+	// What programs use, see limit_test.go.
+	units     map[string]UnitLimits // what units have
+	unitFault string                // why nothing can be done to a unit
+	limitsToo bool                  // who exceeds a limit may be signalled while it beats
+
 	// What was seen.
 	events  []logged
 	signals []sent
@@ -261,7 +266,7 @@ func (p *proc) signal(sig unix.Signal) {
 		w.sim.signalled(p)
 	case p.consent != ConsentProven:
 		w.t.Errorf("%v: %v to %d, which has not joined the table", w.now, sig, p.pid)
-	case w.now-p.lastBeat <= p.timeout:
+	case w.now-p.lastBeat <= p.timeout && !w.limitsToo:
 		w.t.Errorf("%v: %v to %d, which beat %v ago (timeout %v)", w.now, sig, p.pid, w.now-p.lastBeat, p.timeout)
 	case p.still() && !w.stillToo:
 		w.t.Errorf("%v: %v to %d, which is held by something (%c)", w.now, sig, p.pid, p.state)
@@ -386,7 +391,7 @@ func (w *world) restartFrom(state []byte) {
 	// whatever a test posted are of the world.
 	w.mail = slices.DeleteFunc(w.mail, func(l letter) bool {
 		switch l.obs.(type) {
-		case Consented, Examined, Exited, LadderReport, RestoreDone:
+		case Consented, Examined, Exited, LadderReport, RestoreDone, RestartedForLimit, UnitSeen, UnitLimitsSet:
 			return true
 		}
 		return false
@@ -541,6 +546,9 @@ func (w *world) do(d Decision) Observation {
 	case RestartUnit:
 		w.asked = append(w.asked, d)
 		w.post(200*time.Millisecond, RestoreDone{Unit: d.Unit, PID: d.PID, Started: true})
+	case RestartForLimit, LookAtUnit, SetUnitLimits:
+		w.asked = append(w.asked, d)
+		w.unitDoes(d)
 	case DropTable:
 		w.asked = append(w.asked, d)
 		w.tables = slices.DeleteFunc(w.tables, func(tb *fakeTable) bool { return tb.id == d.Table })

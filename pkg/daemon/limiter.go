@@ -1,0 +1,107 @@
+package daemon
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/checkprocd/checkprocd/pkg/guard"
+	"github.com/checkprocd/checkprocd/pkg/systemd"
+)
+
+const (
+	// limitQueue bounds what waits for systemd; more fails, and is tried again by
+	// the guard.
+	limitQueue = 1024
+	// limitWorkers: a restart waits for its unit, and no throttle waits for that.
+	limitWorkers = 4
+	// limitTimeout bounds a restart; properties take milliseconds.
+	limitTimeout = 90 * time.Second
+)
+
+// limiter carries out over D-Bus what limits ask for, beside the loop.
+type limiter struct {
+	units *systemd.Units
+	queue chan limitJob
+	post  func(guard.Observation)
+}
+
+// limitJob is one thing to be done; it says what came of it, or that it was given up.
+type limitJob struct {
+	do     func(ctx context.Context) guard.Observation
+	refuse func(problem string) guard.Observation
+}
+
+func (l *limiter) run(ctx context.Context) {
+	var all sync.WaitGroup
+	for range limitWorkers {
+		all.Go(func() {
+			for {
+				select {
+				case j := <-l.queue:
+					limited, cancel := context.WithTimeout(ctx, limitTimeout)
+					l.post(j.do(limited))
+					cancel()
+				case <-ctx.Done():
+					return
+				}
+			}
+		})
+	}
+	all.Wait()
+}
+
+func (l *limiter) ask(j limitJob) {
+	select {
+	case l.queue <- j:
+	default:
+		l.post(j.refuse("too many units wait"))
+	}
+}
+
+func (l *limiter) restart(x guard.RestartForLimit) limitJob {
+	answer := func(problem string) guard.Observation {
+		return guard.RestartedForLimit{Unit: x.Unit, Target: x.Target, PID: x.PID, Problem: problem}
+	}
+	return limitJob{func(ctx context.Context) guard.Observation {
+		result, err := l.units.Restart(ctx, x.Unit)
+		switch {
+		case err != nil:
+			return answer(err.Error())
+		case result != "done":
+			return answer("its restart job ended as " + result)
+		}
+		return answer("")
+	}, answer}
+}
+
+func (l *limiter) look(x guard.LookAtUnit) limitJob {
+	return limitJob{func(ctx context.Context) guard.Observation {
+		now, err := l.units.Limits(ctx, x.Unit)
+		if err != nil {
+			return guard.UnitSeen{Unit: x.Unit, Problem: err.Error()}
+		}
+		return guard.UnitSeen{Unit: x.Unit, Limits: guard.UnitLimits(now)}
+	}, func(problem string) guard.Observation { return guard.UnitSeen{Unit: x.Unit, Problem: problem} }}
+}
+
+func (l *limiter) set(x guard.SetUnitLimits) limitJob {
+	answer := func(problem string) guard.Observation {
+		return guard.UnitLimitsSet{Unit: x.Unit, Problem: problem}
+	}
+	return limitJob{func(ctx context.Context) guard.Observation {
+		if err := l.units.SetLimits(ctx, x.Unit, systemd.Limits(x.Limits)); err != nil {
+			return answer(err.Error())
+		}
+		return answer("")
+	}, answer}
+}
+
+// startLimitJobs begins what limits ask for; the registry has it by now.
+func (d *Daemon) startLimitJobs() {
+	for _, j := range d.limitJobs {
+		d.limiter.ask(j)
+	}
+	clear(d.limitJobs)
+	d.limitJobs = d.limitJobs[:0]
+}

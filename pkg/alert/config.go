@@ -167,8 +167,10 @@ func Parse(path string, text []byte) (Config, error) {
 		if r.Type != TypeWebhook && r.Type != TypeAlertmanager {
 			fault("%s.type: %q is not known (expected %q or %q)", at, r.Type, TypeWebhook, TypeAlertmanager)
 		}
-		if u, err := url.Parse(r.URL); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-			fault("%s.url: %q is no URL of http or https", at, r.URL)
+		if u, err := url.Parse(r.URL); err != nil {
+			fault("%s.url: it is no URL", at) // what else there is to say has it in it, and it may be a secret
+		} else if u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+			fault("%s.url: %q is no URL of http or https", at, u.Scheme+"://"+u.Host)
 		}
 		if r.Type == TypeAlertmanager && r.SecretFile != "" {
 			fault("%s.secret_file: only a webhook is signed", at)

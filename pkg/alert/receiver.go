@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	neturl "net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -107,6 +108,10 @@ func (p *poster) post(ctx context.Context, list []Notification) error {
 	}
 	answer, err := p.client.Do(request)
 	if err != nil {
+		var whole *neturl.Error // has the URL, which may be the secret
+		if errors.As(err, &whole) {
+			err = fmt.Errorf("%s: %w", request.URL.Host, whole.Err)
+		}
 		return err
 	}
 	defer answer.Body.Close()

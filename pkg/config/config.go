@@ -100,7 +100,7 @@ type Brake struct {
 	Window   time.Duration
 }
 
-// Recovery bounds how what was ended, or crashed, is brought back: all that have one name share one budget of starts.
+// Recovery bounds how what was ended, or crashed, is brought back, within one budget of starts for each unit.
 type Recovery struct {
 	Wait     time.Duration // from the end to the first start, 1 s to 1 h: systemd's own restart goes first
 	Cap      time.Duration // the wait doubles with each start, up to this or Wait, whichever is longer; 1 s to 24 h

@@ -64,6 +64,15 @@ func (l *limiter) restart(x guard.RestartForLimit) limitJob {
 		return guard.RestartedForLimit{Unit: x.Unit, Target: x.Target, PID: x.PID, Problem: problem}
 	}
 	return limitJob{func(ctx context.Context) guard.Observation {
+		state, err := l.units.State(ctx, x.Unit)
+		if err != nil {
+			return answer(err.Error())
+		}
+		// Somebody stops it, or has stopped it and a process is left behind: a
+		// restart would undo that.
+		if state.Active != "active" || state.Job {
+			return answer("it is " + state.Active + ", and that is somebody else's doing")
+		}
 		result, err := l.units.Restart(ctx, x.Unit)
 		switch {
 		case err != nil:

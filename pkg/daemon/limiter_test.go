@@ -48,6 +48,7 @@ func TestLimiter(t *testing.T) {
 	m := fakeBus(t)
 	m.set("a.service", "loaded", "active", 42)
 	m.set("bare.service", "loaded", "active", 42)
+	m.set("stuck.service", "loaded", "active", 42)
 	m.mu.Lock()
 	m.units["a.service"]["MemoryHigh"], m.units["a.service"]["CPUQuotaPerSecUSec"] = dbus.MakeVariant(uint64(guard.Unlimited)), dbus.MakeVariant(uint64(7))
 	m.mu.Unlock()

@@ -28,6 +28,9 @@ const (
 	// alike is how much earlier than an exit notice a unit may have gone down that
 	// went because of that end.
 	alike = time.Second
+	// stopMax is how long before the end of one of its processes a unit may have
+	// been stopped for that end to belong to it: longer than most TimeoutStopSec=.
+	stopMax = 5 * time.Minute
 	// learnTimeout bounds the question for a main process; maxMains bounds how
 	// many answers are kept.
 	learnTimeout = 10 * time.Second
@@ -199,6 +202,8 @@ func (r *restorer) restore(ctx context.Context, x guard.RestoreUnit) guard.Resto
 func mayStart(x guard.RestoreUnit, s systemd.UnitState, main bool, out *guard.RestoreDone) bool {
 	known := s.Load == "loaded" && main
 	switch {
+	case !known && x.Command != nil && stoppedWith(x, s): // not outside of it, either
+		out.Reason = fmt.Sprintf("%s was stopped: %s", x.Unit, s.Active)
 	case !known && x.Command != nil: // its unit is another's, or gone with it
 		out.Reason = "its exit status says that it crashed"
 		if !x.Crashed {
@@ -215,6 +220,8 @@ func mayStart(x guard.RestoreUnit, s systemd.UnitState, main bool, out *guard.Re
 		out.Coming, out.Reason = true, "systemd restarts it: "+s.Active
 	case !s.Down():
 		out.Up, out.Reason = true, "systemd restarted it: "+s.Active
+	case !x.Crashed && s.Stopped(x.Struck-alike): // somebody was stopping it, and it hung over that
+		out.Reason = "it was being stopped: " + s.Active
 	case (x.Crashed || s.ExecMainPID != 0 && s.ExecMainPID != x.PID) && !s.Crashed():
 		out.Reason = "it was stopped: " + s.Active // by somebody who wants it to be
 	default:
@@ -222,6 +229,13 @@ func mayStart(x guard.RestoreUnit, s systemd.UnitState, main bool, out *guard.Re
 		return true
 	}
 	return false
+}
+
+// stoppedWith says whether the unit of a process that was not its main one is being
+// stopped, or was around its end. A start script that leaves programs behind has
+// ended long before.
+func stoppedWith(x guard.RestoreUnit, s systemd.UnitState) bool {
+	return s.Active == "deactivating" || s.Down() && !s.Crashed() && s.Left > max(x.Ended-stopMax, 0)
 }
 
 // fails says why a unit that was just started does not stay up, "" if it does.

@@ -101,6 +101,7 @@ type RestoreUnit struct {
 	Command *config.Command // started instead, in a transient unit; nil: Unit
 	Name    string
 	User    string        // that PID ran as
+	Struck  time.Duration // when the first signal was sent to it, CLOCK_MONOTONIC; 0: there was none
 	Ended   time.Duration // when, CLOCK_MONOTONIC: the same when it is asked for again
 }
 

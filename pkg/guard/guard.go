@@ -111,6 +111,7 @@ func (g *Guard) SetConfig(cfg *config.Config) {
 			}
 		}
 	}
+	g.unpark()
 	g.nextScan = min(g.nextScan, g.clock.last+cfg.Interval)
 }
 

@@ -490,7 +490,7 @@ func (g *Guard) begin(ix int32) {
 		return
 	}
 	t.state, g.due[ix] = Ladder, never
-	t.step, t.sent, t.killedBy = 0, false, ""
+	t.step, t.sent, t.killedBy, t.struck = 0, false, "", 0
 	if t.opening {
 		return // it goes on as a ladder that was under way at the restart
 	}
@@ -570,6 +570,9 @@ func (o LadderReport) apply(g *Guard) {
 	switch o.Kind {
 	case LadderSignalled:
 		t.step, t.sent, t.sentMono, t.killedBy = o.Step, true, g.clock.last, o.Signal
+		if t.struck == 0 {
+			t.struck = g.clock.last
+		}
 		g.signals++
 		g.groupSignalled(t)
 		e := g.about(ix, EvSignalled, LevelWarning, "")
@@ -630,7 +633,7 @@ func (o LadderReport) apply(g *Guard) {
 			if g.acting {
 				due = g.clock.attn
 			}
-			t.cancelled, t.killedBy, t.sent, t.step = false, "", false, 0
+			t.cancelled, t.killedBy, t.sent, t.step, t.struck = false, "", false, 0, 0
 			g.offLadder(ix, verdictHung, due)
 		}
 	case LadderGone:
@@ -678,6 +681,6 @@ func (g *Guard) outlived(ix int32) {
 	if t.state != Unkillable || t.killedBy == sigkill || steps[len(steps)-1].SignalName() != sigkill {
 		return
 	}
-	t.killedBy, t.sent, t.step = "", false, 0
+	t.killedBy, t.sent, t.step, t.struck = "", false, 0, 0
 	g.offLadder(ix, verdictHung, g.clock.attn)
 }

@@ -178,7 +178,8 @@ func (g *Guard) beginLimit(ix int32, m *gauge) string {
 		return "ending it, after a last look"
 	case config.LimitRestart:
 		g.restarting = unit
-		g.budgetOf(&recovery{name: t.displayName(), unit: unit}, &t.policy).take(&recovery{}, t.policy.Window, t.policy.Attempts, g.clock.attn)
+		r := recovery{name: t.displayName(), unit: unit}
+		g.budgetOf(&r, &t.policy).take(&r, t.policy.Window, t.policy.Attempts, g.clock.attn)
 		g.decide(RestartForLimit{Unit: unit, Target: t.id, PID: t.pid})
 		return "restarting " + unit
 	}

@@ -42,10 +42,12 @@ type recovery struct {
 	unit    string
 	crashed bool          // it ended by itself
 	sure    bool          // and its exit status says so
+	struck  time.Duration // when the first signal was sent, mono; 0: there was none
 	ended   time.Duration // mono
 	looks   int           // that did not settle it
 	next    int           // who is to be started: 0 it itself, n the nth of those after it
 	under   bool          // asked, the answer has not come
+	asked   string        // of which unit
 	parked  bool          // given up with its budget
 
 	taken   bool // a start is taken from the budget for it, at
@@ -54,11 +56,12 @@ type recovery struct {
 	problem string // that was reported last
 }
 
-// budget counts the starts of what has one name, whatever ended it. Processes with
-// one name in several units have one for each: they fall together, and come back
+// budget counts the starts of a unit, or of the commands for one name, whatever
+// ended it. A program that takes another name each time has the same one; processes
+// with one name in several units have one for each: they fall together, and come back
 // together.
 type budget struct {
-	name, unit string
+	name, unit string          // the name is the one that was started last
 	starts     []time.Duration // the latest last
 	streak     int             // starts since all was well
 	last       time.Duration   // the latest end or start
@@ -89,6 +92,11 @@ func budgetUnit(p *config.Policy, unit string) string {
 	return unit
 }
 
+// isOf says whether a budget is for a name with the unit that budgetUnit says.
+func (b *budget) isOf(name, unit string) bool {
+	return b.unit == unit && (unit != "" || b.name == name)
+}
+
 // planRecovery has a target that was ended, or has crashed, come back in a while.
 func (g *Guard) planRecovery(ix int32, crashed, sure bool) {
 	t := &g.targets[ix]
@@ -104,7 +112,7 @@ func (g *Guard) planRecovery(ix int32, crashed, sure bool) {
 		return
 	}
 	t.returns = true
-	r := recovery{id: t.id, pid: t.pid, name: t.displayName(), user: t.facts.User, unit: unit, crashed: crashed, sure: sure, ended: g.clock.last}
+	r := recovery{id: t.id, pid: t.pid, name: t.displayName(), user: t.facts.User, unit: unit, crashed: crashed, sure: sure, struck: t.struck, ended: g.clock.last}
 	g.pruneBudgets()
 	if len(g.pending) >= maxRecoveries || len(g.budgets) >= maxBudgets {
 		e := r.event(EvRestoreFailed, LevelError, "too many wait to be started again")
@@ -130,7 +138,7 @@ func (g *Guard) policyOf(r *recovery) config.Policy { return g.cfg.Policy(r.name
 // budgetOf finds the budget of a recovery, or begins one.
 func (g *Guard) budgetOf(r *recovery, p *config.Policy) *budget {
 	unit := budgetUnit(p, r.unit)
-	i := slices.IndexFunc(g.budgets, func(b budget) bool { return b.name == r.name && b.unit == unit })
+	i := slices.IndexFunc(g.budgets, func(b budget) bool { return b.isOf(r.name, unit) })
 	if i < 0 {
 		i = len(g.budgets)
 		g.budgets = append(g.budgets, budget{name: r.name, unit: unit, last: g.clock.attn})
@@ -142,7 +150,7 @@ func (g *Guard) budgetOf(r *recovery, p *config.Policy) *budget {
 func (g *Guard) pruneBudgets() {
 	g.budgets = slices.DeleteFunc(g.budgets, func(b budget) bool {
 		return !b.given && g.clock.attn-b.last >= g.cfg.Recovery.Stable &&
-			!slices.ContainsFunc(g.pending, func(r recovery) bool { return r.name == b.name && (b.unit == "" || r.unit == b.unit) })
+			!slices.ContainsFunc(g.pending, func(r recovery) bool { return b.isOf(r.name, b.unit) && (b.unit == "" || r.unit == b.unit) })
 	})
 }
 
@@ -181,9 +189,18 @@ func (b *budget) backoff(c *config.Recovery, streak int) time.Duration {
 func (g *Guard) schedule(r *recovery, p *config.Policy) {
 	b := g.budgetOf(r, p)
 	r.at = g.clock.attn + b.backoff(&g.cfg.Recovery, b.streak)
-	if b.given || b.within(p.Window, r.at) >= p.Attempts {
+	if b.given || b.within(p.Window, r.at) >= p.Attempts && !g.unsettled(b) {
 		g.giveUp(r, b, p)
 	}
+}
+
+// unsettled says whether a start of a budget is under way: where it was none, it is
+// given back. Of many processes of a unit that end together one is its main one.
+func (g *Guard) unsettled(b *budget) bool {
+	return slices.ContainsFunc(g.pending, func(r recovery) bool {
+		p := g.policyOf(&r)
+		return r.under && r.taken && b.isOf(r.name, budgetUnit(&p, r.unit))
+	})
 }
 
 // giveUp parks a recovery until its budget is renewed, and reports that once.
@@ -192,7 +209,7 @@ func (g *Guard) giveUp(r *recovery, b *budget, p *config.Policy) {
 	if b.given {
 		return
 	}
-	b.given, b.until = true, g.clock.attn+g.cfg.Recovery.GiveUp
+	b.name, b.given, b.until = r.name, true, g.clock.attn+g.cfg.Recovery.GiveUp
 	e := r.event(EvGaveUp, LevelError, "too many starts")
 	e.Message = fmt.Sprintf("%s was started %d times within %s and does not stay up: giving up for %s; `checkprocctl recover` begins anew",
 		r.what(), p.Attempts, seconds(p.Window), seconds(g.cfg.Recovery.GiveUp))
@@ -243,23 +260,59 @@ func (g *Guard) proceed(r *recovery) bool {
 	case !g.acting || held: // as was ordered; nothing is lost
 		r.at = g.clock.attn + g.cfg.Recovery.Wait
 		return true
-	case r.next > 0 && g.cfg.Protected("", p.Then[r.next-1]) != "":
-		r.next++
-		return g.proceed(r)
 	case r.next > 0:
-		g.decide(RestartUnit{Unit: p.Then[r.next-1], After: r.unit, PID: r.pid, Ended: r.ended})
+		unit := p.Then[r.next-1]
+		why, held := g.spares(unit)
+		if why != "" {
+			e := r.event(EvRefused, LevelWarning, why)
+			e.Unit = unit
+			e.Message = fmt.Sprintf("%s is not restarted after %s came back: %s", unit, r.what(), why)
+			g.emit(e)
+			r.next++
+			return g.proceed(r)
+		}
+		if held {
+			r.at = g.clock.attn + g.cfg.Recovery.Wait
+			return true
+		}
+		r.asked = unit
+		g.decide(RestartUnit{Unit: unit, After: r.unit, PID: r.pid, Ended: r.ended})
 	case p.Restart == config.RestartCommand && g.succeeded(r):
 		r.next, r.at = 1, g.clock.attn
 		return g.proceed(r)
 	default:
 		if b := g.budgetOf(r, &p); !r.taken && !b.take(r, p.Window, p.Attempts, g.clock.attn) { // others of its name were faster
-			g.giveUp(r, b, &p)
+			if b.given || !g.unsettled(b) {
+				g.giveUp(r, b, &p)
+			} else {
+				r.at = g.clock.attn + g.cfg.Recovery.Wait
+			}
 			return true
 		}
-		g.decide(RestoreUnit{Unit: r.unit, PID: r.pid, Target: r.id, Crashed: r.crashed, Sure: r.sure, Command: p.Command, Name: r.name, User: r.user, Ended: r.ended})
+		r.asked = r.unit
+		g.decide(RestoreUnit{Unit: r.unit, PID: r.pid, Target: r.id, Crashed: r.crashed, Sure: r.sure, Command: p.Command, Name: r.name, User: r.user, Struck: r.struck, Ended: r.ended})
 	}
 	r.under, r.at = true, never
 	return true
+}
+
+// spares says why a unit is not to be restarted because of another, "" if it may be:
+// its own name, or somebody in it. held: an order holds somebody in it.
+func (g *Guard) spares(unit string) (why string, held bool) {
+	if why := g.cfg.Protected("", unit); why != "" {
+		return why, false
+	}
+	for ix := range g.targets {
+		t := &g.targets[ix]
+		if !t.used || t.state == Ended || t.facts.Unit != unit {
+			continue
+		}
+		if t.shield != "" {
+			return fmt.Sprintf("%s is in it, %s", t.describe(), t.untouchable()), false
+		}
+		held = held || g.heldBy(int32(ix)) != nil
+	}
+	return "", held
 }
 
 // take takes a start for a recovery, if there is one left.
@@ -269,7 +322,7 @@ func (b *budget) take(r *recovery, window time.Duration, attempts int, now time.
 	}
 	b.starts = append(b.starts[max(0, len(b.starts)-maxStarts+1):], now)
 	b.streak++
-	b.last, r.start, r.taken = now, now, true
+	b.name, b.last, r.start, r.taken = r.name, now, now, true
 	return true
 }
 
@@ -309,10 +362,10 @@ func (g *Guard) refund(r *recovery, p *config.Policy) {
 func (o RestoreDone) apply(g *Guard) {
 	for i := range g.pending {
 		r := &g.pending[i]
-		p := g.policyOf(r)
-		if !r.under || r.pid != o.PID || r.asked(&p) != o.Unit {
+		if !r.under || r.pid != o.PID || r.asked != o.Unit {
 			continue
 		}
+		p := g.policyOf(r)
 		r.under = false
 		if r.next > 0 {
 			g.restarted(r, o)
@@ -325,14 +378,6 @@ func (o RestoreDone) apply(g *Guard) {
 		}
 		return
 	}
-}
-
-// asked is the unit that a recovery was asked for.
-func (r *recovery) asked(p *config.Policy) string {
-	if r.next > 0 && r.next <= len(p.Then) {
-		return p.Then[r.next-1]
-	}
-	return r.unit
 }
 
 // restored takes in what came of a start; a recovery without a time is over.
@@ -421,7 +466,7 @@ func (g *Guard) renew(b *budget, why string) *Event {
 	n := 0
 	for i := range g.pending {
 		r := &g.pending[i]
-		if p := g.policyOf(r); r.name == b.name && budgetUnit(&p, r.unit) == b.unit && !r.under && r.next == 0 {
+		if p := g.policyOf(r); b.isOf(r.name, budgetUnit(&p, r.unit)) && !r.under && r.next == 0 {
 			r.parked, r.at = false, g.clock.attn
 			e.PID = r.pid
 			n++
@@ -465,7 +510,7 @@ func (g *Guard) Recoveries() []RecoveryView {
 		p := g.cfg.Policy(b.name, "", b.unit)
 		for k := range g.pending {
 			r := &g.pending[k]
-			if q := g.policyOf(r); r.name == b.name && budgetUnit(&q, r.unit) == b.unit {
+			if q := g.policyOf(r); b.isOf(r.name, budgetUnit(&q, r.unit)) {
 				p = q
 				if r.at != never && r.next == 0 && (v.Next == 0 || r.at-g.clock.attn < v.Next) {
 					v.Next = max(r.at-g.clock.attn, 1)
@@ -499,7 +544,7 @@ func (g *Guard) recoveryOf(t *target) string {
 	unit := budgetUnit(&t.policy, t.facts.Unit)
 	for i := range g.budgets {
 		b := &g.budgets[i]
-		if b.unit != unit || b.name != t.displayName() {
+		if !b.isOf(t.displayName(), unit) {
 			continue
 		}
 		n := b.within(t.policy.Window, g.clock.attn)
@@ -522,6 +567,7 @@ func (r *recovery) save(w *writer) {
 	w.str(r.unit)
 	w.flag(r.crashed)
 	w.flag(r.sure)
+	w.dur(r.struck)
 	w.dur(r.ended)
 	w.u32(uint32(r.looks))
 	w.u32(uint32(r.next))
@@ -550,7 +596,7 @@ func (g *Guard) restoreRecoveries(r *reader) {
 	attn := g.clock.attn
 	for n := r.count(maxRecoveries); n > 0 && !r.bad; n-- {
 		x := recovery{at: r.upTo(never), id: TargetID(r.u64()), pid: int32(r.u32()), name: r.str(), user: r.str(), unit: r.str(), crashed: r.flag(), sure: r.flag(),
-			ended: r.upTo(g.clock.last), looks: r.count(maxLooks), next: r.count(maxThen), under: r.flag(), parked: r.flag(), taken: r.flag(), start: r.upTo(attn), lost: r.flag(), problem: r.str()}
+			struck: r.upTo(g.clock.last), ended: r.upTo(g.clock.last), looks: r.count(maxLooks), next: r.count(maxThen), under: r.flag(), parked: r.flag(), taken: r.flag(), start: r.upTo(attn), lost: r.flag(), problem: r.str()}
 		if x.under { // the answer was lost with the daemon: ask again
 			x.under, x.at, x.lost = false, attn, x.taken
 		}
@@ -567,11 +613,17 @@ func (g *Guard) restoreRecoveries(r *reader) {
 		b.streak, b.last, b.given, b.until = r.count(maxStreak), r.upTo(attn), r.flag(), r.upTo(maxTime)
 		g.budgets = append(g.budgets, b)
 	}
-	for i := range g.pending { // a damaged state must not park one for ever
+	g.unpark() // a damaged state must not park one for ever
+}
+
+// unpark has those go on that wait for a budget that is not given up: by another
+// configuration they have another one.
+func (g *Guard) unpark() {
+	for i := range g.pending {
 		x := &g.pending[i]
 		p := g.policyOf(x)
 		if x.parked && !g.budgetOf(x, &p).given {
-			x.parked, x.at = false, attn
+			x.parked, x.at = false, g.clock.attn
 		}
 	}
 }

@@ -113,7 +113,7 @@ func (g *Guard) resumeLadder(ix int32) {
 	}
 	if t.consent != ConsentProven || g.onlyReport(ix) != "" || g.heldBy(ix) != nil || !t.toBeEnded() {
 		// Judged anew, with all that belongs to it.
-		t.killedBy, t.sent, t.step = "", false, 0
+		t.killedBy, t.sent, t.step, t.struck = "", false, 0, 0
 		g.offLadder(ix, verdictHung, g.clock.attn)
 		return
 	}
@@ -122,6 +122,9 @@ func (g *Guard) resumeLadder(ix int32) {
 		g.due[ix] = g.clock.attn + lookWait
 		g.examine(ix)
 		return
+	}
+	if t.struck == 0 {
+		t.struck = 1 // the report of a signal may be lost: nobody knows when it was sent
 	}
 	d := BeginLadder{}
 	// With another ladder since, it begins anew: a signal twice harms less than

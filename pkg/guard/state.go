@@ -12,7 +12,7 @@ import (
 
 // StateVersion is the version of the bytes that Save writes. It changes with
 // every change of their meaning; another version is never read.
-const StateVersion = 5
+const StateVersion = 6
 
 // maxSlots bounds what a damaged state can make Restore allocate; the daemon
 // attaches 16 tables of 100000 records at most.
@@ -171,6 +171,7 @@ func (t *target) save(w *writer, due time.Duration) {
 	w.flag(t.let)
 	w.flag(t.sent)
 	w.dur(t.sentMono)
+	w.dur(t.struck)
 	w.flag(t.said)
 	w.str(t.limited)
 	w.u32(uint32(len(t.gauges)))
@@ -398,7 +399,7 @@ func (t *target) restore(r *reader, attn time.Duration) {
 	t.verdict = r.str()
 	t.heldSince, t.brakedSince = r.upTo(attn), r.upTo(attn)
 	t.killedBy = r.str()
-	t.step, t.let, t.sent, t.sentMono = int32(r.u32()), r.flag(), r.flag(), r.upTo(maxTime)
+	t.step, t.let, t.sent, t.sentMono, t.struck = int32(r.u32()), r.flag(), r.flag(), r.upTo(maxTime), r.upTo(maxTime)
 	t.said, t.limited = r.flag(), r.str()
 	for n := r.count(maxGauges); n > 0 && !r.bad; n-- {
 		var m gauge

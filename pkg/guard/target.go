@@ -169,7 +169,8 @@ type target struct {
 	step        int32  // of the ladder: the step whose signal was sent last
 	sent        bool
 	sentMono    time.Duration
-	status      string // how it ended
+	struck      time.Duration // when its first signal was sent, mono; 0: there was none
+	status      string        // how it ended
 	ending      Ending
 	returns     bool      // it was planned to have it come back
 	inLadder    bool      // the last word of its ladder has not come
@@ -486,7 +487,7 @@ func (g *Guard) recovered(ix int32, silent time.Duration) {
 	}
 	g.recoveries++
 	g.emit(e)
-	t.killedBy, t.sent, t.step = "", false, 0
+	t.killedBy, t.sent, t.step, t.struck = "", false, 0, 0
 	t.resume = false
 	t.dropQuestions()
 	if t.slots == 0 {

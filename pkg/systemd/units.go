@@ -41,7 +41,8 @@ type UnitState struct {
 	ExitCode     int32  // how the last main process ended: CLD_EXITED, CLD_KILLED, CLD_DUMPED; 0: not yet
 	ExitStatus   int32  // its exit status, or the signal
 
-	Left  time.Duration // when it last ceased to be active, CLOCK_MONOTONIC; 0: never
+	Begun time.Duration // when it was last begun to be started, CLOCK_MONOTONIC; 0: never
+	Left  time.Duration // when it last ceased to be active
 	Ended time.Duration // when the last main process of a service ended
 	Needs []string      // the units with which it is stopped: BindsTo=, Requires=, Requisite=, PartOf=
 }
@@ -59,6 +60,12 @@ var ownResults = []string{"watchdog", "oom-kill"}
 // its main process ends, and fails all the same when that ends badly; one that crashes leaves it afterwards.
 func (s UnitState) Crashed() bool {
 	return s.Down() && s.Active == "failed" && (s.Left >= s.Ended || slices.Contains(ownResults, s.Result))
+}
+
+// Stopped reports whether somebody was stopping the service before a time, CLOCK_MONOTONIC, at which its main process
+// was signalled otherwise: one that stops because of that signal leaves the state active after it.
+func (s UnitState) Stopped(before time.Duration) bool {
+	return s.Left > 0 && s.Left >= s.Begun && s.Left < s.Ended && s.Left < before && !slices.Contains(ownResults, s.Result)
 }
 
 // State returns the state of a unit. A unit that does not exist is no error: its Load is not-found.
@@ -236,13 +243,14 @@ func unitState(p map[string]any) UnitState {
 	main, _ := p["MainPID"].(uint32)
 	exec, _ := p["ExecMainPID"].(uint32)
 	s.MainPID, s.ExecMainPID = int32(main), int32(exec)
+	begun, _ := p["InactiveExitTimestampMonotonic"].(uint64)
 	left, _ := p["ActiveExitTimestampMonotonic"].(uint64)
 	ended, _ := p["ExecMainExitTimestampMonotonic"].(uint64)
 	for _, kind := range []string{"BindsTo", "Requires", "Requisite", "PartOf"} {
 		units, _ := p[kind].([]string)
 		s.Needs = append(s.Needs, units...)
 	}
-	s.Left, s.Ended = time.Duration(left)*time.Microsecond, time.Duration(ended)*time.Microsecond
+	s.Begun, s.Left, s.Ended = time.Duration(begun)*time.Microsecond, time.Duration(left)*time.Microsecond, time.Duration(ended)*time.Microsecond
 	s.Restarts, _ = p["NRestarts"].(uint32)
 	s.ExitCode, _ = p["ExecMainCode"].(int32)
 	s.ExitStatus, _ = p["ExecMainStatus"].(int32)

@@ -1,0 +1,84 @@
+package daemon
+
+import (
+	"testing"
+	"time"
+
+	"github.com/godbus/dbus/v5"
+
+	"github.com/checkprocd/checkprocd/pkg/config"
+	"github.com/checkprocd/checkprocd/pkg/guard"
+	"github.com/checkprocd/checkprocd/pkg/systemd"
+)
+
+// TestMayNotStart: what its operator stops stays stopped, also where the guard has ended what hung over that, and where
+// what ended was a helper that a command would start outside of the unit.
+func TestMayNotStart(t *testing.T) {
+	const pid, s = 42, time.Second
+	unit := func(active, result string, begun, left, ended time.Duration) systemd.UnitState {
+		return systemd.UnitState{Load: "loaded", Active: active, Result: result, ExecMainPID: pid, Begun: begun, Left: left, Ended: ended}
+	}
+	struck := guard.RestoreUnit{PID: pid, Unit: "c.service", Sure: true, Struck: 1000 * s, Ended: 1005 * s}
+	unsure := struck
+	unsure.Struck = 1 // it is not known
+	helper := guard.RestoreUnit{PID: 50, Unit: "c.service", Crashed: true, Sure: true, Ended: 1005 * s, Command: &config.Command{Args: []string{"/bin/x"}}}
+	hung := helper
+	hung.Crashed, hung.Struck = false, 1000*s
+	for _, tt := range []struct {
+		name  string
+		x     guard.RestoreUnit
+		s     systemd.UnitState
+		main  bool
+		start bool
+	}{
+		{"hung when it was stopped", struck, unit("failed", "signal", 10*s, 960*s, 1005*s), true, false},
+		{"and ended well after all", struck, unit("inactive", "success", 10*s, 960*s, 1005*s), true, false},
+		{"said STOPPING=1 after SIGTERM", struck, unit("inactive", "success", 10*s, 1000*s-20*time.Millisecond, 1005*s), true, true},
+		{"hung", struck, unit("failed", "signal", 10*s, 1005*s, 1005*s), true, true},
+		{"hung in its start, after an earlier life", struck, unit("failed", "signal", 900*s, 800*s, 1005*s), true, true},
+		{"hung in its first start", struck, unit("failed", "signal", 900*s, 0, 1005*s), true, true},
+		{"systemd's watchdog was faster", struck, unit("failed", "watchdog", 10*s, 990*s, 1005*s), true, true},
+		{"signalled before a crash of the guard", unsure, unit("inactive", "success", 10*s, 1000*s, 1005*s), true, true},
+
+		{"helper, its unit is being stopped", helper, unit("deactivating", "success", 10*s, 1004*s, 0), false, false},
+		{"helper, killed when its unit was stopped", helper, unit("inactive", "success", 10*s, 915*s, 920*s), false, false},
+		{"helper, its unit was stopped since", helper, unit("inactive", "success", 10*s, 1007*s, 1008*s), false, false},
+		{"helper, its unit failed with it", helper, unit("failed", "exit-code", 10*s, 1006*s, 1006*s), false, true},
+		{"helper, left behind by a start script", helper, unit("inactive", "success", 10*s, 12*s, 12*s), false, true},
+		{"helper, of a start script of Type=oneshot", helper, unit("inactive", "success", 10*s, 0, 12*s), false, true},
+		{"helper, its unit is well", helper, unit("active", "success", 10*s, 0, 0), false, true},
+		{"helper that hung, its unit is being stopped", hung, unit("deactivating", "success", 10*s, 990*s, 0), false, false},
+	} {
+		var out guard.RestoreDone
+		if start := mayStart(tt.x, tt.s, tt.main, &out); start != tt.start || out.Reason == "" {
+			t.Errorf("%s: start %v, %+v", tt.name, start, out)
+		}
+	}
+}
+
+// TestLimitSparesTheStopped: a process that exceeds its limit while its unit is being stopped, or that was left behind by
+// one that was, has nobody undo that.
+func TestLimitSparesTheStopped(t *testing.T) {
+	m := fakeBus(t)
+	for unit, active := range map[string]string{"stops.service": "deactivating", "stopped.service": "inactive", "failed.service": "failed", "busy.service": "active", "up.service": "active"} {
+		m.set(unit, "loaded", active, 42)
+	}
+	m.mu.Lock()
+	m.units["busy.service"]["Job"] = dbus.MakeVariant(struct {
+		ID   uint32
+		Path dbus.ObjectPath
+	}{7, "/j"})
+	m.mu.Unlock()
+	var units systemd.Units
+	defer units.Close()
+	l := &limiter{units: &units}
+	for _, unit := range []string{"stops.service", "stopped.service", "failed.service", "busy.service", "up.service"} {
+		got := l.restart(guard.RestartForLimit{Unit: unit, PID: 42}).do(t.Context()).(guard.RestartedForLimit)
+		if (got.Problem == "") != (unit == "up.service") {
+			t.Errorf("%s: %+v", unit, got)
+		}
+	}
+	if calls := m.calls(); len(calls) != 1 || calls[0] != "restart up.service" {
+		t.Errorf("%q", calls)
+	}
+}

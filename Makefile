@@ -106,6 +106,7 @@ install: build ## install below PREFIX=/usr/local, staged in DESTDIR
 	$(call fill,deploy/checkprocd.service.in,$(libdir)/systemd/system/checkprocd.service)
 	$(call fill,deploy/checkproc-alert.service.in,$(libdir)/systemd/system/checkproc-alert.service)
 	install -D -m 0644 -t $(DESTDIR)$(datadir)/checkprocd deploy/webhook.schema.json
+	install -D -m 0644 -t $(DESTDIR)$(datadir)/doc/checkprocd/examples deploy/examples/*
 	install -D -m 0644 deploy/checkprocd.sysusers.conf $(DESTDIR)$(libdir)/sysusers.d/checkprocd.conf
 	install -D -m 0644 deploy/checkprocd.tmpfiles.conf $(DESTDIR)$(libdir)/tmpfiles.d/checkprocd.conf
 	install -D -m 0644 deploy/checkprocd.catalog $(DESTDIR)$(libdir)/systemd/catalog/checkprocd.catalog
@@ -128,7 +129,7 @@ uninstall: ## remove what install installed, except the configuration
 		$(foreach page,$(notdir $(wildcard deploy/man/*.[1-8])),$(mandir)/man$(patsubst .%,%,$(suffix $(page)))/$(page)) \
 		$(datadir)/bash-completion/completions/checkprocctl $(datadir)/zsh/site-functions/_checkprocctl \
 		$(datadir)/fish/vendor_completions.d/checkprocctl.fish)
-	rm -rf $(DESTDIR)$(datadir)/checkprocd
+	rm -rf $(DESTDIR)$(datadir)/checkprocd $(DESTDIR)$(datadir)/doc/checkprocd
 	@$(MAKE) -s refresh
 
 # What systemd has to be told after files came or went; a package does the same after its installation.

@@ -34,7 +34,7 @@ type usage struct{ at, used time.Duration }
 
 // usageParts is into how many parts Limit.For is divided: the average is over this
 // much more at most.
-const usageParts = 16
+const usageParts = 8
 
 // missing stands for a value that could not be read.
 const missing = -1
@@ -114,6 +114,12 @@ func (m *gauge) average(s *Sample, period time.Duration) float64 {
 
 // forget begins anew with what may be another process.
 func (m *gauge) forget() { m.held, m.seen, m.usage = 0, false, nil }
+
+// quiet says that a gauge knows nothing that a new one would not find with its first
+// sample. It is not saved: most are, and there may be thousands.
+func (m *gauge) quiet() bool {
+	return !m.over && m.held == 0 && len(m.usage) == 0 && !(m.seen && m.value > m.Above)
+}
 
 func (m *gauge) save(w *writer) {
 	w.u8(uint8(m.Of))

@@ -154,6 +154,29 @@ func TestGaugeShare(t *testing.T) {
 	}
 }
 
+// TestGaugeQuiet: what is left out of the registry makes no difference.
+func TestGaugeQuiet(t *testing.T) {
+	rapid.Check(t, func(r *rapid.T) {
+		m := gauge{Limit: config.Limit{Of: config.Threads, Above: 100, For: 30 * sec}}
+		values := rapid.SliceOfN(rapid.SampledFrom([]float64{10, 95, 150, missing}), 1, 30).Draw(r, "values")
+		left := -1 // the sample after which it is forgotten, if that is allowed
+		if rapid.Bool().Draw(r, "forget") {
+			left = rapid.IntRange(0, 29).Draw(r, "after")
+		}
+		other := m
+		for i, v := range values {
+			at := time.Duration(i) * samplePeriod
+			a, b := m.take(at, sampleOf(config.Threads, at, v), samplePeriod), other.take(at, sampleOf(config.Threads, at, v), samplePeriod)
+			if a != b || m.over != other.over {
+				r.Fatalf("sample %d: %v, without what was left out %v", i, m.over, other.over)
+			}
+			if i == left && other.quiet() {
+				other = gauge{Limit: m.Limit}
+			}
+		}
+	})
+}
+
 // TestGaugeSaved: what is read back is what was written.
 func TestGaugeSaved(t *testing.T) {
 	m := gauge{Limit: config.Limit{Of: config.CPU, Above: 50.5, Share: true, Below: 7, For: time.Minute, Action: config.LimitThrottle, MemoryHigh: 9, CPUQuota: 8.5},

@@ -174,10 +174,16 @@ func (t *target) save(w *writer, due time.Duration) {
 	w.dur(t.struck)
 	w.flag(t.said)
 	w.str(t.limited)
-	w.u32(uint32(len(t.gauges)))
+	at := len(w.b)
+	w.u32(0)
+	n := uint32(0)
 	for i := range t.gauges {
-		t.gauges[i].save(w)
+		if m := &t.gauges[i]; !m.quiet() {
+			n++
+			m.save(w)
+		}
 	}
+	binary.LittleEndian.PutUint32(w.b[at:], n)
 	w.dur(due)
 }
 

@@ -19,6 +19,7 @@ type stat struct {
 	cpu             uint64 // utime + stime, clock ticks
 	threads         int
 	start           uint64 // clock ticks since boot
+	rss             int64  // pages
 }
 
 var errStat = errors.New("malformed stat")
@@ -37,7 +38,7 @@ func parseStat(b []byte) (stat, error) {
 	st := stat{pid: int32(pid), comm: b[open+1 : end]}
 	// Fields by their number in proc(5); the first after the name is 3.
 	rest := b[end+1:]
-	for field := 3; field <= 22; field++ {
+	for field := 3; field <= 24; field++ {
 		var word []byte
 		word, rest = cutWord(rest)
 		if field == 3 {
@@ -82,6 +83,8 @@ func parseStat(b []byte) (stat, error) {
 				return stat{}, errStat
 			}
 			st.start = uint64(n)
+		case 24:
+			st.rss = min(max(n, 0), (1<<63-1)/pageSize)
 		}
 	}
 	return st, nil

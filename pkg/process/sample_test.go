@@ -170,7 +170,7 @@ func TestSampleFakes(t *testing.T) {
 	}
 	proc, group := t.TempDir(), t.TempDir()
 	s := &system{proc: proc, cgroup2: mount{dir: group, root: "/"}}
-	stat := "42 (a) S 1 1 1 0 -1 0 0 0 0 0 150 50 0 0 20 0 3 0 100 0 0"
+	stat := "42 (a) S 1 1 1 0 -1 0 0 0 0 0 150 50 0 0 20 0 3 0 100 0 100"
 	write(proc, map[string]string{"42/stat": stat, "42/statm": "9000 100 7 1 0 5 0\n", "42/cgroup": "1:name=systemd:/x\n0::/a/b\n",
 		"42/limits": "Max open files            1024                 524288               files     \n", "42/fd/0": "", "42/fd/1": "",
 		"42/task/42/children": "7 8 ", "42/task/43/children": "", "42/task/44/children": "9 "})

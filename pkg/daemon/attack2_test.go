@@ -9,6 +9,7 @@ import (
 	"github.com/checkprocd/checkprocd/pkg/config"
 	"github.com/checkprocd/checkprocd/pkg/guard"
 	"github.com/checkprocd/checkprocd/pkg/systemd"
+	"github.com/checkprocd/checkprocd/pkg/table"
 )
 
 // TestMayNotStart: what its operator stops stays stopped, also where the guard has ended what hung over that, and where
@@ -81,4 +82,66 @@ func TestLimitSparesTheStopped(t *testing.T) {
 	if calls := m.calls(); len(calls) != 1 || calls[0] != "restart up.service" {
 		t.Errorf("%q", calls)
 	}
+}
+
+// TestWatchSparesTheStopped: a service that failed because it was stopped (many end with a status other than 0 then) is not
+// started for the sake of its configuration; one that failed by itself, or never came up with the last one, is.
+func TestWatchSparesTheStopped(t *testing.T) {
+	const s = time.Second
+	for name, tt := range map[string]struct {
+		now  systemd.UnitState
+		want bool
+	}{
+		"stopped":              {systemd.UnitState{Active: "inactive"}, true},
+		"stops":                {systemd.UnitState{Active: "deactivating"}, true},
+		"failed in its stop":   {systemd.UnitState{Load: "loaded", Active: "failed", Result: "exit-code", Begun: s, Left: 2 * s, Ended: 3 * s}, true},
+		"crashed":              {systemd.UnitState{Load: "loaded", Active: "failed", Result: "signal", Begun: s, Left: 3 * s, Ended: 3 * s}, false},
+		"watchdog":             {systemd.UnitState{Load: "loaded", Active: "failed", Result: "watchdog", Begun: s, Left: 2 * s, Ended: 3 * s}, false},
+		"failed in its start":  {systemd.UnitState{Load: "loaded", Active: "failed", Result: "exit-code", Begun: 2 * s, Left: s, Ended: 3 * s}, false},
+		"in its first start":   {systemd.UnitState{Load: "loaded", Active: "failed", Result: "exit-code", Begun: 2 * s, Ended: 3 * s}, false},
+		"runs, after one stop": {systemd.UnitState{Load: "loaded", Active: "active", Begun: 4 * s, Left: 2 * s, Ended: 3 * s}, false},
+	} {
+		if got := isStopped(tt.now); got != tt.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
+// TestWatchSparesTheShielded: one in a unit that is protected by his name keeps it from being restarted for the others.
+func TestWatchSparesTheShielded(t *testing.T) {
+	w := newWatches(&Daemon{cfg: &config.Config{}, guard: guardWith(t, map[string]string{"web": "both.service", "db": "both.service", "alone": "web.service"}, "db")})
+	w.units["k"] = map[string]bool{"both.service": true, "web.service": true}
+	if got := w.unitsOf("k"); len(got) != 1 || got[0] != "web.service" {
+		t.Errorf("%q", got)
+	}
+}
+
+// guardWith is a guard with targets in units, of which one name is protected.
+func guardWith(t *testing.T, units map[string]string, protected string) *guard.Guard {
+	t.Helper()
+	cfg := config.Default()
+	cfg.Protect.Names = []string{protected}
+	g := guard.New(&cfg)
+	now := 1000 * time.Second
+	records := make([]table.Record, len(units))
+	unit := map[int32]string{}
+	for name, u := range units {
+		pid := int32(100 + len(unit))
+		r := &records[len(unit)]
+		r.PID, r.Timeout, r.Token = pid, 60, 1
+		copy(r.Name[:], name)
+		unit[pid] = u
+	}
+	answers := []guard.Observation{guard.TableAttached{Table: 1, Slots: len(records)}}
+	for range 10 {
+		answers = append(answers, &guard.Scan{Table: 1, Records: records})
+		var next []guard.Observation
+		for _, d := range g.Step(now, answers...) {
+			if x, is := d.(guard.Identify); is {
+				next = append(next, guard.Identified{Target: x.Target, PID: x.PID, Sight: guard.SightVerified, Facts: guard.Facts{Unit: unit[x.PID]}})
+			}
+		}
+		answers, now = next, now+time.Second
+	}
+	return g
 }

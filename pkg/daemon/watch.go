@@ -137,12 +137,25 @@ func (w *watches) unitsOf(key string) []string {
 	w.learn = true
 	w.learnUnits()
 	var out []string
+	shielded := shieldedUnits(w.d.guard.Views())
 	for unit := range w.units[key] {
-		if w.d.cfg.Protected("", unit) == "" {
+		if w.d.cfg.Protected("", unit) == "" && !shielded[unit] {
 			out = append(out, unit)
 		}
 	}
 	slices.Sort(out)
+	return out
+}
+
+// shieldedUnits are those in which somebody is to whom nothing may be done, by his
+// name perhaps, whatever is said about the others in it.
+func shieldedUnits(views []guard.View) map[string]bool {
+	out := map[string]bool{}
+	for i := range views {
+		if v := &views[i]; v.Shield != "" && v.Unit != "" {
+			out[v.Unit] = true
+		}
+	}
 	return out
 }
 
@@ -274,6 +287,11 @@ func (w *watches) check(ctx context.Context, key string, spec config.Watch, file
 	return false
 }
 
+// isStopped says whether somebody has stopped a unit, or is doing so; some fail over that.
+func isStopped(s systemd.UnitState) bool {
+	return s.Active == "inactive" || s.Active == "deactivating" || s.Active == "failed" && s.Stopped(process.Now())
+}
+
 // apply has a unit take its new configuration.
 func (w *watches) apply(ctx context.Context, unit string, spec config.Watch, files string) {
 	limited, cancel := context.WithTimeout(ctx, applyTimeout)
@@ -281,12 +299,12 @@ func (w *watches) apply(ctx context.Context, unit string, spec config.Watch, fil
 	manager := &w.d.restorer.units
 	before, err := manager.State(limited, unit)
 	action := spec.Action
-	switch before.Active {
-	case "failed", "activating": // by what the files said before, perhaps
-		action = config.WatchRestart
-	case "inactive", "deactivating": // somebody has stopped it
+	switch {
+	case isStopped(before): // by somebody
 		w.tell(ctx, evConfigApplied, guard.LevelNotice, unit, before.Active, fmt.Sprintf("%s is %s: it takes its changed configuration (%s) when it starts", unit, before.Active, files))
 		return
+	case before.Active == "failed", before.Active == "activating": // by what the files said before, perhaps
+		action = config.WatchRestart
 	}
 	var result string
 	if err == nil && action == config.WatchRestart {

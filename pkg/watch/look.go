@@ -114,11 +114,20 @@ func (l *looker) look() Snapshot {
 
 var errNoFile = errors.New("is no regular file")
 
-// read gives stamp and content of a file. It does not block on a FIFO in its place.
+// read gives stamp and content of a file. Nothing else in its place is opened: that alone starts a hardware watchdog, or
+// rewinds a tape, and others may write to that directory.
 func (l *looker) read(path string) (known, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	at, err := os.OpenFile(path, unix.O_PATH, 0)
 	if err != nil {
 		return known{}, err
+	}
+	defer at.Close()
+	if _, err := stampOf(at); err != nil {
+		return known{}, err
+	}
+	f, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", at.Fd()), os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	if err != nil {
+		return known{}, fmt.Errorf("%s: %w", path, errors.Unwrap(err)) // not the name under which it was opened
 	}
 	defer f.Close()
 	before, err := stampOf(f)

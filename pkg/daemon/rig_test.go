@@ -578,10 +578,18 @@ func asUID(uid uintptr, f func()) {
 	go func() {
 		defer close(done)
 		runtime.LockOSThread()
+		_ = unix.Prctl(unix.PR_SET_KEEPCAPS, 1, 0, 0, 0)
 		for _, call := range []uintptr{unix.SYS_SETRESGID, unix.SYS_SETRESUID} {
 			if _, _, errno := unix.RawSyscall(call, uid, uid, uid); errno != 0 {
 				panic(fmt.Sprintf("become uid %d: %v", uid, errno))
 			}
+		}
+		// A daemon of this process has locked its memory: without the right to do that, the next growth of the heap
+		// on this thread would be the end of the process.
+		head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+		caps := [2]unix.CapUserData{{Effective: 1 << unix.CAP_IPC_LOCK, Permitted: 1 << unix.CAP_IPC_LOCK}}
+		if err := unix.Capset(&head, &caps[0]); err != nil {
+			panic(fmt.Sprintf("keep CAP_IPC_LOCK: %v", err))
 		}
 		f()
 	}()

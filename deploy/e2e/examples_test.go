@@ -143,6 +143,9 @@ func TestExamples(t *testing.T) {
 		// critical-short-timeout
 		r := m.awaitEvent("condemned", pid("control1"))
 		m.check(r, Fields{"CHECKPROC_TIMEOUT_USEC": "2000000"})
+		if got := m.status().IntervalUsec; got != 250_000 {
+			t.Errorf("%s: interval %d µs", root, got)
+		}
 		term := m.awaitEvent("signalled", pid("control1"), Fields{"CHECKPROC_SIGNAL": "SIGTERM"})
 		kill := m.awaitEvent("signalled", pid("control1"), Fields{"CHECKPROC_SIGNAL": "SIGKILL"})
 		if waited := kill.Time().Sub(term.Time()); waited < 450*time.Millisecond || waited > 4*time.Second {
@@ -156,6 +159,9 @@ func TestExamples(t *testing.T) {
 		// core-dump
 		m.check(m.awaitEvent("signalled", pid("dbwriter")), Fields{"CHECKPROC_SIGNAL": "SIGABRT", "CHECKPROC_STEP": "1"})
 		m.check(m.awaitEvent("killed", pid("dbwriter")), Fields{"CHECKPROC_SIGNAL": "SIGABRT"})
+		if got := m.Property("dbwriter", "LimitCORE"); got != "infinity" {
+			t.Errorf("%s: LimitCORE=%s", root, got)
+		}
 		pattern, err := os.ReadFile("/proc/sys/kernel/core_pattern")
 		if err != nil {
 			t.Fatal(err)

@@ -46,7 +46,9 @@ func TestEscape(t *testing.T) {
 // TestAlerter starts units over a real bus, tells what failed, and keeps to its rate in a wave.
 func TestAlerter(t *testing.T) {
 	m := fakeBus(t)
+	m.mu.Lock()
 	m.result["a@bad.service"] = "failed"
+	m.mu.Unlock()
 	told := make(chan string, 100)
 	a := newAlerter(func(text string) { told <- text })
 	ctx, cancel := context.WithCancel(t.Context())

@@ -51,8 +51,8 @@ func TestLimiter(t *testing.T) {
 	m.set("stuck.service", "loaded", "active", 42)
 	m.mu.Lock()
 	m.units["a.service"]["MemoryHigh"], m.units["a.service"]["CPUQuotaPerSecUSec"] = dbus.MakeVariant(uint64(guard.Unlimited)), dbus.MakeVariant(uint64(7))
-	m.mu.Unlock()
 	m.result["stuck.service"] = "timeout"
+	m.mu.Unlock()
 	var units systemd.Units
 	defer units.Close()
 	posted := make(chan guard.Observation, 10)

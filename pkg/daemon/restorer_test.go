@@ -240,10 +240,14 @@ func TestRestorer(t *testing.T) {
 	}
 	for _, unit := range []string{"bound.service", "free.service"} { // unloaded since
 		m.set(unit, "loaded", "inactive", 0)
+		m.mu.Lock()
 		m.units[unit]["ActiveExitTimestampMonotonic"] = dbus.MakeVariant(uint64(0))
+		m.mu.Unlock()
 	}
+	m.mu.Lock()
 	m.units["bound.service"]["BindsTo"] = dbus.MakeVariant([]string{"x.service", "a.service"})
 	m.result["bad.service"], m.fails["flap.service"] = "failed", true
+	m.mu.Unlock()
 	r := newRestorer(func(guard.Observation) {})
 	defer r.units.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)

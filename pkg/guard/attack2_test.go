@@ -43,8 +43,7 @@ func TestCrewCrashes(t *testing.T) {
 func TestCrashesUnderNewNames(t *testing.T) {
 	w := newWorld(t)
 	starts, pid := 0, int32(200)
-	var start func()
-	start = func() {
+	start := func() {
 		pid++
 		p := w.client(pid, fmt.Sprint("c-", pid), 5, 2*sec)
 		p.facts.Unit, p.ending = "c.service", EndedBadly

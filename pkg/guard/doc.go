@@ -29,6 +29,10 @@
 //     comes as [Examined].
 //   - verdict: hung, starved, blocked; or what excuses the silence. What is done
 //     about each is the rule's to say ([config.Responses]).
+//   - limit: how much of something a target may have ([config.Limit]). Who is ended
+//     for one goes from guarded to late and on like who is silent, with the verdict
+//     limit; beats do not save it, and what excuses it leads back to guarded. See
+//     [gauge] and [throttle].
 //   - hold: a late target is left alone, while something excuses it (Held), or
 //     because of an order ([Guard.Hold]), which ends on CLOCK_MONOTONIC.
 //   - brake: the rule that stops a wave of kills.

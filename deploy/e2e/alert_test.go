@@ -155,7 +155,7 @@ func TestAlerts(t *testing.T) {
 			"/etc/systemd/system/two.service":                           hangsOnce("always", "--ignore-term"),
 			"/etc/systemd/system/three.service":                         hangsOnce("always", "--ignore-term"),
 			"/etc/systemd/system/checkprocd-alert@.service":             "[Service]\nType=oneshot\nExecStart=/bin/sh -c 'echo \"$$0\" >>/run/alerts' %I\n",
-			"/etc/checkprocd/conf.d/alert.toml":                         "[alert]\nunit = \"checkprocd-alert@.service\"\n",
+			"/etc/checkprocd/conf.d/alert.toml":                         noPressure + "[alert]\nunit = \"checkprocd-alert@.service\"\n",
 			"/etc/checkprocd/hook.secret":                               hookSecret + "\n",
 			"/etc/systemd/system/checkproc-alert.service.d/secret.conf": "[Service]\nLoadCredential=hook:/etc/checkprocd/hook.secret\n",
 			"/etc/checkprocd/alert.toml": `guard_floor = "2s"

@@ -52,7 +52,7 @@ func TestConfigurationOfServices(t *testing.T) {
 			"/etc/systemd/system/restarted.service": appService("/etc/app/restarted/conf", "Restart=on-failure", "RestartSec=100ms"),
 			"/etc/systemd/system/hangs.service":     appService("/etc/app/hangs.conf", "Restart=always", "RestartSec=100ms"),
 			"/etc/systemd/system/safe.service":      appService("/etc/app/safe.conf"),
-			"/etc/checkprocd/conf.d/watch.toml": "[protect]\nunits = [ \"safe.service\" ]\n" +
+			"/etc/checkprocd/conf.d/watch.toml": noPressure + "[protect]\nunits = [ \"safe.service\" ]\n" +
 				rule("reloaded", "/etc/app/reloaded.conf", `, check = [ "/usr/lib/rig/app-check", "/etc/app/reloaded.conf" ]`) +
 				rule("restarted", "/etc/app/restarted/conf", `, action = "restart"`) +
 				rule("hangs", "/etc/app/hang*.conf", `, action = "restart"`) +

@@ -22,7 +22,7 @@ func beats(name string) string { return client + " --name " + name + " --timeout
 func TestRecovery(t *testing.T) {
 	eachSystemd(t, func(t *testing.T, root string) {
 		files := Files{
-			"/etc/checkprocd/conf.d/recovery.toml": "interval = \"200ms\"\n[recovery]\nwait = \"2s\"\ncap = \"3s\"\nattempts = 3\n" +
+			"/etc/checkprocd/conf.d/recovery.toml": "interval = \"200ms\"\n" + noPressure + "[recovery]\nwait = \"2s\"\ncap = \"3s\"\nattempts = 3\n" +
 				"[[rule]]\nmatch = { name = \"lead\" }\nthen = [\"follows.service\", \"bound.service\", \"down.service\"]\n" +
 				"[[rule]]\nmatch = { name = \"collector\" }\nrestart = { command = [\"" + client + "\", \"--name\", \"collector\", \"--timeout\", \"4\", \"--beat\", \"500\"], user = \"daemon\" }\n" +
 				"[[rule]]\nmatch = { name = \"slow\" }\nstart_grace = \"10m\"\n",

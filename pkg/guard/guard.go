@@ -52,6 +52,7 @@ type Guard struct {
 	cancels      []TargetID // ladders that a new configuration stops
 	condemned    []TargetID // of this step, before the brake has its say
 	beginning    []TargetID // of this step, whose ladders start at its end
+	resuming     []TargetID // of this step, whose ladders go on
 	grouped      int        // ladders for a whole cgroup under way, or more
 	overdue      []overdue
 	brake        brake
@@ -136,6 +137,7 @@ func (g *Guard) Step(now time.Duration, observations ...Observation) []Decision 
 	for _, o := range observations {
 		o.apply(g)
 	}
+	g.resumeAll()
 	g.timers()
 	g.throttleAll()
 	g.settle()

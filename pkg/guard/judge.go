@@ -37,6 +37,7 @@ func (g *Guard) wake(ix int32) {
 			return
 		}
 		if attn < g.judgeFrom && t.given < t.limit { // just after a gap
+			t.prepared = false // its evidence will be old by then, here and below
 			g.due[ix] = g.judgeFrom
 			return
 		}
@@ -50,6 +51,7 @@ func (g *Guard) wake(ix int32) {
 		// A record that is forming, or was not seen before its process proved
 		// that it joined, may have a longer timeout.
 		if t.latched < t.slots || t.consent == ConsentProven && g.scans == t.proven {
+			t.prepared = false
 			g.due[ix] = attn + g.cfg.Interval
 			return
 		}
@@ -188,7 +190,7 @@ func (o Examined) apply(g *Guard) {
 	t.awaitProof, t.proof = false, &o
 	switch {
 	case t.resume:
-		g.resumeLadder(ix)
+		g.resumeSoon(ix)
 	case t.state == Late && !t.awaitAsk:
 		g.lastLook(ix)
 	}
@@ -594,10 +596,13 @@ func (o LadderReport) apply(g *Guard) {
 		g.lastWords(ix)
 		return
 	}
-	switch o.Kind {
-	case LadderRecovered:
+	if o.Kind == LadderRecovered || o.Kind != LadderGone && t.beatsAgain() && t.killedBy != sigkill {
+		t.cancelled = false
 		g.brake.heldBeat = true // the common cause may be over
 		g.offLadderWell(ix)
+		return
+	}
+	switch o.Kind {
 	case LadderUnkillable:
 		t.state, t.verdict = Unkillable, "unkillable"
 		e := g.about(ix, EvUnkillable, LevelError, o.Reason)
@@ -622,12 +627,8 @@ func (o LadderReport) apply(g *Guard) {
 		// order to stop, and all that may follow begins anew; or it goes on for
 		// the target alone.
 		switch {
-		case t.cancelled && t.beatsAgain() && t.killedBy != sigkill:
-			t.cancelled = false
-			g.brake.heldBeat = true
-			g.offLadderWell(ix)
 		case t.narrowed && !t.cancelled && g.acting:
-			g.resumeLadder(ix)
+			g.resumeSoon(ix)
 		case t.cancelled:
 			due := never
 			if g.acting {

@@ -85,7 +85,7 @@ func (g *Guard) reidentified(ix int32, o Identified) {
 	})
 	if t.state == Ladder {
 		if sure {
-			g.resumeLadder(ix)
+			g.resumeSoon(ix)
 		} else {
 			t.resume = true
 			g.ask(ix)
@@ -101,6 +101,21 @@ func (g *Guard) reidentified(ix int32, o Identified) {
 	if t.consent != ConsentProven {
 		g.ask(ix)
 	}
+}
+
+// resumeSoon has a ladder go on once all is taken in that this step was told: a
+// beat or the loss of the right to act may follow.
+func (g *Guard) resumeSoon(ix int32) {
+	g.resuming = append(g.resuming, g.targets[ix].id)
+}
+
+func (g *Guard) resumeAll() {
+	for _, id := range g.resuming {
+		if ix, ok := g.byID[id]; ok && g.targets[ix].state == Ladder && !g.targets[ix].inLadder {
+			g.resumeLadder(ix)
+		}
+	}
+	g.resuming = g.resuming[:0]
 }
 
 // resumeLadder goes on with a ladder that was under way when the daemon ended.

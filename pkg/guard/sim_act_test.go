@@ -100,7 +100,7 @@ var kinds = [numKinds]struct {
 	actWipe:           {"wipe", func(s *sim, x act) { s.some(x.a, recorded, (*sim).wipeRecords) }},
 	actRejoin:         {"rejoin", func(s *sim, x act) { s.some(x.a, joined, func(s *sim, p *proc) { s.rejoin(p, x.b) }) }},
 	actTorn:           {"torn", func(s *sim, x act) { s.some(x.a, recorded, func(s *sim, p *proc) { s.tear(p, x.b) }) }},
-	actForge:          {"forge", func(s *sim, x act) { s.some(x.a, living, func(s *sim, p *proc) { s.forge(p, x.b, x.c) }) }},
+	actForge:          {"forge", func(s *sim, x act) { s.some(x.a, anybody, func(s *sim, p *proc) { s.forge(p, x.b, x.c) }) }},
 	actVictim:         {"victim", (*sim).victim},
 	actOverwrite:      {"overwrite", func(s *sim, x act) { s.some(x.a, recorded, func(s *sim, p *proc) { s.overwrite(p, x.b) }) }},
 	actOrphan:         {"orphan", (*sim).orphan},
@@ -120,7 +120,7 @@ var kinds = [numKinds]struct {
 	actClock:          {"clock", func(s *sim, x act) { s.step(time.Duration(int16(x.a)) * sec) }},
 	actSuspend:        {"suspend", func(s *sim, x act) { s.step(time.Duration(x.a) * sec) }},
 	actPause:          {"pause", func(s *sim, x act) { s.pauseHost(lengths[int(x.a)%len(lengths)]) }},
-	actStall:          {"stall", func(s *sim, x act) { s.faulty = true; s.stall(lengths[int(x.a)%len(lengths)]) }},
+	actStall:          {"stall", func(s *sim, x act) { s.stall(lengths[int(x.a)%len(lengths)]) }},
 	actLateTicks:      {"late-ticks", func(s *sim, x act) { s.late = jitter{left: int(x.a % 40), by: uint32(x.b)} }},
 	actRestart:        {"restart", func(s *sim, x act) { s.restartNow() }},
 	actCrashDaemon:    {"crash-daemon", func(s *sim, x act) { s.crashSoon(int(x.a % 4)) }},
@@ -128,7 +128,7 @@ var kinds = [numKinds]struct {
 	actReload:         {"reload", func(s *sim, x act) { s.reload(int(x.a)) }},
 	actLock:           {"lock", func(s *sim, x act) { s.lock(x.a%2 == 1) }},
 	actSignalError:    {"signal-error", func(s *sim, x act) { s.signalErr = []string{"", "operation not permitted"}[x.a%2] }},
-	actSlowWords:      {"slow-words", func(s *sim, x act) { s.wordDelay = []time.Duration{0, 100 * ms, 2 * sec, 8 * sec}[x.a%4] }},
+	actSlowWords:      {"slow-words", func(s *sim, x act) { s.slowWords(x.a, x.b) }},
 	actReadOnly:       {"read-only", func(s *sim, x act) { s.readOnly = x.a%2 == 1 }},
 	actRemove:         {"remove-table", func(s *sim, x act) { s.removeTable() }},
 	actAttach:         {"new-table", func(s *sim, x act) { s.newTable() }},
@@ -159,13 +159,16 @@ var simNames = []string{"c", "d", "r", "q", "p"}
 
 // What a process may be like, by the bits of a number.
 func living(_ *sim, p *proc) bool   { return p.alive }
+func anybody(*sim, *proc) bool      { return true }
 func unreaped(_ *sim, p *proc) bool { return !p.alive }
 func beating(_ *sim, p *proc) bool  { return p.alive && p.every > 0 }
-func joined(_ *sim, p *proc) bool   { return p.alive && p.slot >= 0 && p.consent == ConsentProven }
+func joined(_ *sim, p *proc) bool {
+	return p.alive && !p.pending && p.slot >= 0 && p.consent == ConsentProven
+}
 func excused(_ *sim, p *proc) bool {
 	return p.alive && (p.still() || p.look.Tracer != 0 || p.past.waits)
 }
-func recorded(s *sim, p *proc) bool { return p.alive && s.recordOf(p) != nil }
+func recorded(s *sim, p *proc) bool { return s.recordOf(p) != nil }
 
 // some does something with the first process from number a on that fits.
 func (s *sim) some(a uint16, fits func(*sim, *proc) bool, do func(*sim, *proc)) {
@@ -229,8 +232,11 @@ func (s *sim) launch(pid int32, b, c uint16) *proc {
 	p.table = s.newest()
 	p.token = func(now time.Duration) int64 { return s.stamp(p) }
 	p.past.since, p.past.unproven, p.past.clean = s.attn, s.attn, true
+	_, p.past.heir = s.g.byPID[pid]
 	for _, o := range s.held {
-		p.past.heir = p.past.heir || o.pid == pid
+		if o.pid == pid && o != p {
+			s.hit(o, cellReuse)
+		}
 	}
 	for _, tb := range s.tables { // what names it already
 		for i := range tb.records {
@@ -316,14 +322,14 @@ func (s *sim) freeSlot(from uint16) int {
 func (s *sim) newest() *fakeTable { return s.tables[len(s.tables)-1] }
 
 func (s *sim) beatOnce(p *proc) {
-	if !p.still() {
+	if !p.still() && !p.pending {
 		p.beat()
 	}
 }
 
 // goOn has a program beat again.
 func (s *sim) goOn(p *proc, b uint16) {
-	if !p.alive || p.slot < 0 || p.timeout <= 0 {
+	if !p.alive || p.pending || p.slot < 0 || p.timeout <= 0 {
 		return
 	}
 	p.every, p.next = p.timeout/time.Duration(1+b%3), s.now
@@ -337,12 +343,13 @@ func (s *sim) end(p *proc, clean bool) {
 
 // excuse lets something happen to a process that explains its silence.
 func (s *sim) excuse(p *proc, why cell) {
-	if excused(s, p) {
+	if p.past.waits && p.state == 'D' {
 		return
 	}
 	s.hit(p, why)
-	s.faulty = true
-	p.past.stillSince = s.now
+	if !p.still() {
+		p.past.stillSince = s.now
+	}
 	switch why {
 	case cellStop:
 		p.state = 'T'
@@ -388,15 +395,18 @@ func (s *sim) unexcuse(p *proc) {
 // waits has a process wait in state D, or for a processor: it does not run, and
 // who waits in D does not take signals.
 func (s *sim) waits(p *proc, why cell) {
-	if excused(s, p) {
+	h := &p.past
+	if h.waits || p.still() && why == cellBlock {
 		return
 	}
 	s.hit(p, why)
-	h := &p.past
-	h.waits, h.every, h.stays, h.stillSince = true, p.every, p.stays, s.now
+	h.waits, h.every, h.stays = true, p.every, p.stays
+	if !p.still() {
+		h.stillSince = s.now
+	}
 	p.hang()
 	if why == cellStarve {
-		p.state, p.proof.Runnable = 'R', 1
+		p.proof.Runnable = 1
 		return
 	}
 	p.state, p.stays, p.proof.Blocked, p.proof.Channel = 'D', true, 1, "wait_on_disk"
@@ -415,6 +425,7 @@ func (s *sim) press() {
 
 func (s *sim) slowProof(a uint16) {
 	before := s.proofDelay
+	s.slowUntil = max(s.slowUntil, s.now+before)
 	s.pressed = true // evidence that does not come in time is as good as pressure
 	s.proofDelay = []time.Duration{0, 50 * ms, 600 * ms, 3 * sec, 8 * sec, 25 * sec}[a%6]
 	for _, p := range s.running {
@@ -427,6 +438,7 @@ type order struct {
 	HoldOrder
 	until time.Duration // 0: so long from the next wake on
 	from  time.Duration // when that was
+	maybe bool          // it is forgotten with its target, if that is
 	p     *proc         // of its PID
 }
 
@@ -434,7 +446,7 @@ type order struct {
 // that it may have.
 func (o *order) holds(p *proc, surely bool) bool {
 	if o.All || o.p != nil {
-		return o.All || o.p == p
+		return (o.All || o.p == p) && !(surely && o.maybe)
 	}
 	named := false
 	for i, name := range append(simNames[:len(simNames):len(simNames)], "") {
@@ -459,7 +471,7 @@ func (s *sim) ordered(p *proc, surely bool) bool {
 
 // holdOrder has an operator give an order.
 func (s *sim) holdOrder(x act) {
-	if s.fresh {
+	if s.busy() {
 		return
 	}
 	o := order{HoldOrder: HoldOrder{For: []time.Duration{sec, 3 * sec, 20 * sec, 2 * time.Minute}[x.c%4], By: "op"}}
@@ -504,7 +516,7 @@ func (s *sim) kept() {
 }
 
 func (s *sim) unhold(n int) {
-	if len(s.orders) == 0 || s.fresh {
+	if len(s.orders) == 0 || s.busy() {
 		return
 	}
 	n %= len(s.orders)
@@ -535,7 +547,7 @@ func (s *sim) orderOver(n int) {
 }
 
 func (s *sim) orderBrake(letGo bool) {
-	if s.fresh {
+	if s.busy() {
 		return
 	}
 	if letGo {
@@ -543,19 +555,24 @@ func (s *sim) orderBrake(letGo bool) {
 	} else {
 		s.hitAll(cellBrakeStop)
 	}
-	var held []*proc
-	for _, id := range s.g.brake.queue {
-		held = append(held, s.held[id])
+	if s.g.OrderBrake(letGo, "op"); !letGo {
+		s.brakeStop = s.now + brakeStopHold + attentionStep
 	}
-	s.g.OrderBrake(letGo, "op")
-	for _, p := range held {
-		if !letGo && p != nil && p.alive {
+	s.kept()
+}
+
+// braked takes note of an order for one target that comes of one to the brake.
+func (s *sim) braked(p *proc) {
+	if s.now > s.brakeStop {
+		s.failf("no order", "the brake was not told to stop, and %d is held", p.pid)
+	}
+	for _, v := range s.g.Holds() {
+		if v.PID == p.pid {
 			s.orders = slices.DeleteFunc(s.orders, func(x order) bool { return x.PID == p.pid })
-			s.orders = append(s.orders, order{HoldOrder: HoldOrder{PID: p.pid, For: brakeStopHold}, p: p})
+			s.orders = append(s.orders, order{HoldOrder: HoldOrder{PID: p.pid, For: v.Left}, p: p, from: s.now, until: s.now + v.Left})
 			p.past.condemnedAt = 0
 		}
 	}
-	s.kept()
 }
 
 // wipeRecords empties all records that name a process, as the old guard does.
@@ -667,6 +684,7 @@ func (s *sim) unsettle(p *proc, b uint16) {
 func (s *sim) otherTimeout(p *proc, b uint16) {
 	r := s.recordOf(p)
 	before := r.Timeout
+	p.past.fooled = true
 	r.Timeout = []int32{1, 3, 6, 20, 0, -5}[b%6]
 	if r.Timeout > before {
 		s.hit(p, cellLonger)
@@ -684,7 +702,6 @@ func (s *sim) rename(p *proc, b uint16) {
 // reuse ends a process and gives its number to another at once, which takes over
 // its record, or registers elsewhere, or does not register.
 func (s *sim) reuse(p *proc, b, c uint16) {
-	s.hit(p, cellReuse)
 	was, zombie := s.recordOf(p), p.zombie
 	p.zombie = false
 	p.exit(false)
@@ -697,9 +714,6 @@ func (s *sim) reuse(p *proc, b, c uint16) {
 		c |= 1 << 3 // a stranger
 	}
 	q := s.launch(p.pid, b, c)
-	if c>>12&1 != 0 {
-		q.facts.Start = p.facts.Start
-	}
 	s.delayed(q, max(s.exitDelay, 0)+12*sec)
 	if was != nil && b>>14 == 1 && q.consent == ConsentProven {
 		q.past.fooled = true
@@ -729,6 +743,7 @@ func (s *sim) showMaps() {
 
 func (s *sim) slowMaps(a uint16) {
 	before := s.askDelay
+	s.slowUntil = max(s.slowUntil, s.now+before)
 	s.askDelay = []time.Duration{0, 30 * ms, 300 * ms, 2 * sec, 8 * sec, 20 * sec}[a%6]
 	for _, p := range s.running {
 		s.allow(p, max(before, s.askDelay))
@@ -748,10 +763,16 @@ func (s *sim) blindTo(p *proc) {
 func (s *sim) notOpen(p *proc) {
 	if p.sight == SightError {
 		p.sight = SightVerified
-		s.allow(p, retryMax+s.slowest())
+		s.allow(p, retryMax+tornWait+s.slowest())
 		return
 	}
 	p.sight, p.reason = SightError, "too many open files"
+}
+
+// slowWords has the reports of ladders come late: last words, and all others.
+func (s *sim) slowWords(a, b uint16) {
+	s.wordDelay = []time.Duration{0, 100 * ms, 2 * sec, 8 * sec}[a%4]
+	s.reportDelay = min([]time.Duration{0, 0, 30 * ms, 400 * ms}[b%4], s.wordDelay)
 }
 
 // loseNotice ends a process whose exit notice never comes.
@@ -774,7 +795,6 @@ func (s *sim) step(by time.Duration) {
 
 // pauseHost stops the whole host, with its clock going on.
 func (s *sim) pauseHost(d time.Duration) {
-	s.faulty = true
 	s.frozen += d
 	for _, p := range s.running {
 		p.past.visible += d
@@ -810,9 +830,13 @@ func (s *sim) crashSoon(wakes int) {
 	s.crashIn = wakes + 1
 }
 
+// busy says whether the daemon neither reloads nor takes orders: it is not up yet,
+// or does not run.
+func (s *sim) busy() bool { return s.fresh || s.now < s.stalledUntil }
+
 // reload takes another configuration.
 func (s *sim) reload(n int) {
-	if s.fresh && s.begun { // a daemon that is not up yet reloads nothing, and takes no orders
+	if s.busy() && s.begun {
 		return
 	}
 	s.hitAll(cellReload)
@@ -952,7 +976,7 @@ func (s *sim) heal() {
 	s.signalErr, s.readOnly, s.late, s.race = "", false, jitter{}, race{}
 	s.exitDelay, s.pressure = 0, false
 	s.press()
-	for len(s.orders) > 0 && !s.fresh {
+	for len(s.orders) > 0 && !s.busy() {
 		s.unhold(0)
 	}
 	s.showMaps()
@@ -961,7 +985,7 @@ func (s *sim) heal() {
 		if p == nil {
 			continue
 		}
-		if p.blind != "" {
+		if p.blind != "" && p.alive {
 			s.blindTo(p)
 		}
 		if p.sight != SightVerified {

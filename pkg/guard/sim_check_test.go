@@ -27,7 +27,7 @@ type past struct {
 	every       time.Duration // before
 	stays       bool
 	erased      bool // since its last beat that was seen
-	heir        bool // of a number whose last owner's end was not known yet
+	heir        bool // of a number whose last owner's end was not known yet: its record may be taken for that one's
 	stale       int  // records that named its number before it began
 
 	signals, killed, ended int
@@ -49,6 +49,7 @@ type told struct {
 	excusedIn  bool // a look in this silence found an excuse
 	lateIn     bool // it was late in this silence
 	waitedIn   bool // and given one more timeout
+	wouldIn    bool // and reported
 	spared     bool // its ladder saw a beat
 	registered bool
 
@@ -82,7 +83,7 @@ type silence struct {
 type fakeSlot struct {
 	table.Record
 	moved  time.Duration // attention time
-	former *proc         // who had it before it was wiped
+	former int32         // who had it before it was wiped
 }
 
 // waking is the begin of a wake: the clock, and what is seen.
@@ -161,20 +162,18 @@ func (s *sim) tick() {
 		case h.counted.spared < low || low == 0:
 			h.counted.spared += counted
 		}
-		limit := s.limitHigh(p)
-		if h.waitedIn {
-			limit *= 2
-		}
-		switch {
-		case gap && !h.gapSpent:
+		// What is late already is given nothing while it waits or is only reported,
+		// and all that it may be when it is judged anew.
+		switch limit := s.limitHigh(p); {
+		case gap && (!h.gapSpent || h.lateIn):
 			h.given += s.attn - h.since
 			h.since, h.gapSpent = s.attn, true
-		case h.given < limit, h.low == 0:
+		case h.given < limit, h.low == 0, h.lateIn:
 			h.given += counted
 			h.since += counted
 			h.notBefore = max(h.notBefore, s.attn+attentionStep+attentionSlack) // what was asked is asked anew
 		}
-		if gap && h.given < s.limitHigh(p) {
+		if gap && (h.given < s.limitHigh(p) || h.lateIn) {
 			h.notBefore = max(h.notBefore, s.gapUntil)
 		}
 	}
@@ -207,7 +206,7 @@ func (s *sim) lookAt(f *fakeSlot, r *table.Record, scan bool) {
 		if r.PID == 0 || !scan {
 			return
 		}
-		if p := s.procs[r.PID]; p != nil && p.slot >= 0 && r == p.rec() && r.Token != 0 && s.heldProc(p) {
+		if p := s.procs[r.PID]; p != nil && p.slot >= 0 && r == p.rec() && r.Token != 0 && !p.past.heir && s.heldProc(p) {
 			if t := time.Duration(r.Timeout) * sec; t > p.past.low {
 				p.past.counted.raised = p.past.low > 0 || p.past.counted.spared > 0
 				p.past.low = t
@@ -219,21 +218,24 @@ func (s *sim) lookAt(f *fakeSlot, r *table.Record, scan bool) {
 	f.Record = *r
 	p := s.procs[r.PID]
 	if before.PID != 0 && r.PID == 0 {
-		f.former = s.procs[before.PID]
+		f.former = before.PID
 	} else if r.PID != 0 {
-		f.former = nil
+		f.former = 0
 	}
 	if before.Token != r.Token {
 		f.moved = s.attn
 	}
-	if p == nil && r.PID == 0 && before.Token != r.Token {
-		p = f.former
+	if q := s.procs[f.former]; r.PID == 0 && before.PID == 0 && before.Token != r.Token && q != nil {
+		q.past.since, q.past.clean = s.attn, false // may be taken for its beat
+	}
+	if p != nil && !p.alive && before.PID == r.PID {
+		s.hit(p, cellBeat) // somebody else's, into what it left
 	}
 	if p == nil || !p.alive {
 		return
 	}
 	if before.PID == r.PID && before.Token != r.Token || before.PID != r.PID && r.PID != 0 {
-		s.beatSeen(p, p.slot >= 0 && r == p.rec())
+		s.beatSeen(p, p.slot >= 0 && r == p.rec() && r.PID == p.pid)
 	}
 	if r.PID == 0 {
 		return
@@ -269,8 +271,8 @@ func (s *sim) beatSeen(p *proc, own bool) {
 	if !own {
 		return
 	}
-	h.counted, h.stillFor, h.excusedIn, h.lateIn, h.waitedIn = silence{}, 0, false, false, false
-	h.clean, h.erased = !p.still() && !s.wasLate, false
+	h.counted, h.stillFor, h.excusedIn, h.lateIn, h.waitedIn, h.wouldIn = silence{}, 0, false, false, false, false
+	h.clean, h.erased = !p.still() && !s.wasLate && s.now >= s.slowUntil && h.notBefore <= s.attn, false
 	if p.still() {
 		h.stillSince = s.now
 	}
@@ -385,9 +387,14 @@ func (s *sim) delivered(o Observation) {
 		}
 	case Acting:
 		s.actsKnown = o.Acts
-	case TableLost: // with Order, its targets are forgotten
-		for _, p := range s.running {
-			p.past.low = 0
+	case TableLost:
+		if o.Order { // its targets are forgotten
+			for _, p := range s.running {
+				p.past.low = 0
+			}
+			for i := range s.orders {
+				s.orders[i].maybe = s.orders[i].p != nil
+			}
 		}
 	}
 }
@@ -454,6 +461,7 @@ func (s *sim) decided(d Decision) {
 	case Release:
 		if p := s.held[d.Target]; p != nil {
 			p.past.low, p.past.registered, p.past.answer = 0, false, ConsentUnknown
+			s.orders = slices.DeleteFunc(s.orders, func(x order) bool { return x.p == p })
 		}
 	}
 }
@@ -501,12 +509,15 @@ func (s *sim) beginning(d BeginLadder, p *proc) {
 	if h.answer != ConsentProven {
 		s.failf("consent", "a ladder for %d, which has not joined (%d)", p.pid, h.answer)
 	}
-	fresh := max(h.lateAt-prepareLead-gapGrace, s.attn-2*lookWait-2*sec)
+	fresh := max(h.lateAt-prepareLead-attentionSlack, s.attn-2*lookWait-2*sec)
 	if h.askedAt < fresh && !h.asked && h.answeredAt < fresh && !d.Sent && s.restarts == 0 {
 		s.failf("consent", "a ladder for %d, whose consent was asked %v ago, and it is late for %v", p.pid, s.attn-h.askedAt, s.attn-h.lateAt)
 	}
 	if h.lookedAt < s.now && !d.Sent && s.restarts == 0 {
 		s.failf("second look", "a ladder for %d, which was looked at %v ago", p.pid, s.now-h.lookedAt)
+	}
+	if !d.Sent {
+		h.stillToo = s.cfg.Verdict.Stopped != config.RespondHold
 	}
 	if s.ordered(p, true) {
 		s.failf("order", "a ladder for %d, which an order holds", p.pid)
@@ -559,7 +570,7 @@ func (s *sim) said(e *Event) {
 	case EvRegistered:
 		h.registered = true
 		if h.stale > 0 { // found only now, as below
-			s.newSilence(p)
+			h.since, h.clean = s.attn, false
 		}
 	case EvLate:
 		h.lateAt, h.condemnedAt = s.attn, 0
@@ -575,8 +586,8 @@ func (s *sim) said(e *Event) {
 		h.found, h.foundAttn, h.begun = true, s.attn, false
 		h.condemnedAt = s.now
 		h.limitThen, _ = s.limits(p)
-		h.stillToo = s.cfg.Verdict.Stopped != config.RespondHold
 		if e.Name == EvWouldCondemn {
+			h.wouldIn = true
 			h.condemnedAt = 0
 		}
 	case EvRecovered:
@@ -599,7 +610,13 @@ func (s *sim) said(e *Event) {
 	case EvHeld:
 		if e.Reason == "order" { // at once, and in place of a verdict
 			if !strings.Contains(e.Message, "silent for") {
+				if strings.Contains(e.Message, "the brake was told to stop") {
+					s.braked(p)
+				}
 				return
+			}
+			if !s.ordered(p, false) && s.now <= s.brakeStop { // the word of it was lost with a daemon
+				s.braked(p)
 			}
 			if !s.ordered(p, false) && p.alive && s.restarts == 0 {
 				s.failf("no order", "%d is held: %s", p.pid, e.Message)
@@ -655,14 +672,15 @@ func (s *sim) witnessed(p *proc, e *Event) {
 	h := &p.past
 	low, _ := s.limits(p)
 	c := h.counted
-	// Ended; or the guard need not know its own record yet; or that may be taken for
-	// its predecessor's, of whose number it is, while a forged one is not.
-	if !p.alive || low == 0 || h.heir && h.fooled {
+	if !p.alive || low == 0 { // ended, or the guard need not know its own record
+
 		return
 	}
 	patience := s.patience(low)
 	have := c.timely + c.late - c.spared
-	if c.raised {
+	if c.raised && h.fooled { // a forged one was known before its own
+		have = c.timely + c.late
+	} else if c.raised {
 		have = c.timely + c.late - max(c.atGap, min(c.spared, low))
 	}
 	if have < patience {

@@ -154,4 +154,22 @@ func (c *coverage) check(t *testing.T, full bool) {
 }
 
 // impossible says why something cannot happen in a state, "" if it can.
-func impossible(State, cell) string { return "" }
+func impossible(s State, k cell) string {
+	switch {
+	case s == Rereading:
+		switch k {
+		case cellBeat, cellWipe, cellExit, cellOverwrite, cellReuse, cellStop:
+		default:
+			return "this state does not outlast the wake, and only what overtakes the second look happens in it"
+		}
+	case k >= cellSignalled && s != Ladder && s != Ended:
+		return "its ladder is over, or has not begun"
+	case s == Ended:
+		switch k {
+		case cellExit, cellNotice, cellLostNotice, cellRejoin, cellStop, cellTrace, cellTracer, cellFreeze, cellDump, cellRelease,
+			cellConsentLost, cellConsentUnknown, cellBlind, cellBlock, cellStarve:
+			return "its process is gone"
+		}
+	}
+	return ""
+}

@@ -25,12 +25,7 @@ func (s *sim) woken() {
 	if s.late.left > 0 {
 		s.late.left--
 		s.late.by = s.late.by*1664525 + 1013904223
-		if by := time.Duration(s.late.by>>16%1300) * ms; by > attentionSlack {
-			s.faulty = true
-			s.stalledUntil = max(s.stalledUntil, s.plan+by)
-		} else {
-			s.stalledUntil = max(s.stalledUntil, s.plan+by)
-		}
+		s.stalledUntil = max(s.stalledUntil, s.plan+time.Duration(s.late.by>>16%1300)*ms)
 	}
 }
 
@@ -92,7 +87,7 @@ func (s *sim) owed(p *proc) {
 		return
 	}
 	h.unproven = s.attn
-	if h.found || h.begun {
+	if h.found || h.begun || h.wouldIn && s.mayReport(p) { // which is said once
 		return
 	}
 	_, high := s.limits(p)

@@ -2,7 +2,6 @@ package guard
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -108,7 +107,6 @@ type sim struct {
 	gapUntil         time.Duration // nobody is judged before
 	frozen           time.Duration // since the last wake
 	intervalMost     time.Duration // the longest that was in force
-	faulty           bool          // something happened that delays verdicts
 
 	seen                                      []fakeSlots
 	steps                                     time.Duration // of the wall clock
@@ -121,6 +119,8 @@ type sim struct {
 	wasLate                                   bool
 	actsKnown, ladderBegan, pressure, pressed bool
 	orders                                    []order
+	brakeStop                                 time.Duration // until when an order to the brake may stand
+	slowUntil                                 time.Duration // until when what was asked before may be answered
 }
 
 // fakeSlots is what the last look at a table saw.
@@ -175,8 +175,10 @@ func (s *sim) play(list schedule) {
 			}
 		}
 	}()
-	for _, x := range list {
-		s.run(x.pause)
+	for i, x := range list {
+		if i > 0 || x.kind != actHost { // which is there before the daemon
+			s.run(x.pause)
+		}
 		if s.found != nil {
 			return
 		}
@@ -197,15 +199,6 @@ func (s *sim) settle() {
 	if s.found == nil {
 		s.checkEnd()
 	}
-}
-
-// generate draws the schedule with a number.
-func generate(seed, n uint64) schedule {
-	r := rand.New(rand.NewPCG(seed, n))
-	if r.IntN(4) == 0 {
-		return scatter(r)
-	}
-	return steer(r)
 }
 
 // variants are the configurations, by interval.

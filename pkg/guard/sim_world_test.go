@@ -106,13 +106,12 @@ func (s *sim) restartSnapped() {
 			h.told = c.told[i]
 		}
 		h.notBefore = max(h.notBefore, notBefore)
-		h.gapSpent = false
 		h.unproven = s.attn
 		if s.noInodes {
 			h.answer = ConsentUnknown
 		}
 		h.askedAt, h.asked = s.attn, true
-		s.delayed(p, 2*s.slowest()+4*sec)
+		s.delayed(p, s.slowest())
 	}
 }
 

@@ -641,7 +641,7 @@ func (o Consented) apply(g *Guard) {
 		g.wipedAnswer(ix)
 		return
 	case t.resume:
-		g.resumeLadder(ix)
+		g.resumeSoon(ix)
 		return
 	case t.awaitAsk:
 		t.awaitAsk = false

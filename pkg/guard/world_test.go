@@ -55,6 +55,7 @@ type world struct {
 	proofDelay  time.Duration                 // until the evidence is in
 	unreadable  *proc                         // whose maps cannot be read
 	wordDelay   time.Duration                 // until the last word of a ladder comes
+	reportDelay time.Duration                 // until its other reports come
 	signalErr   string                        // why no signal can be sent
 	readOnly    bool                          // the tables can only be read
 	stillToo    bool                          // rules say that those who stand still are ended as well
@@ -273,7 +274,7 @@ func (p *proc) signal(sig unix.Signal) {
 	}
 	switch {
 	case sig == unix.SIGKILL && p.stays:
-		p.pending = true
+		p.pending, p.every = true, 0
 	case sig == unix.SIGKILL:
 		p.exit(false)
 	case sig == unix.SIGTERM && p.termIn == 0:
@@ -648,7 +649,7 @@ func (l *ladder) go1() (over bool) {
 		}
 		delay := w.wordDelay
 		if kind == LadderSignalled || kind == LadderDumping {
-			delay = 0
+			delay = w.reportDelay
 		}
 		w.post(delay, r)
 	}

@@ -15,6 +15,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -29,12 +30,14 @@ type mutation struct {
 func (m *mutation) String() string { return m.function + ": " + m.what }
 
 const (
-	mutationsMin  = 10
-	mutantsSample = 5
-	// mutantSchedules is how many schedules are to find a wrong version.
-	mutantSchedules = "10000"
-	// mutantWait bounds a run of a wrong version: some never end.
-	mutantWait = time.Minute
+	mutationsMin = 140
+	// mutantSchedules is how many schedules are to find a wrong version, and
+	// sampleSchedules how many for each of a sample.
+	mutantSchedules = 10000
+	sampleSchedules = 1000
+	mutantsSample   = 5
+	// mutantWait bounds a run of a wrong version.
+	mutantWait = 2 * time.Minute
 )
 
 // TestMutations makes wrong versions of the guard, and each is caught: by a schedule
@@ -43,15 +46,16 @@ const (
 // MUTATE=brake those with that word in their names; otherwise it is a sample.
 func TestMutations(t *testing.T) {
 	all := readMutations(t, "testdata/mutations.txt")
-	binary := buildMutants(t, all)
+	which := os.Getenv("MUTATE")
+	run := mutants{binary: buildMutants(t, all), schedules: mutantSchedules}
+	if which == "" {
+		run.schedules = sampleSchedules
+	}
 	// The right one passes, or nothing is shown by those that do not.
-	for _, run := range [...]func(*testing.T, string, int) string{inSimulation, inTests} {
-		if by := run(t, binary, 0); by != "" {
-			t.Fatalf("the guard as it is fails: %s", by)
-		}
+	if by := run.inSimulation(t, 0) + run.inTests(t, 0); by != "" {
+		t.Fatalf("the guard as it is fails: %s", by)
 	}
 	var chosen []int
-	which := os.Getenv("MUTATE")
 	for i := range all {
 		switch {
 		case which == "all", which != "" && strings.Contains(all[i].String(), which), which == "" && (i+1)*mutantsSample/len(all) != i*mutantsSample/len(all):
@@ -61,37 +65,31 @@ func TestMutations(t *testing.T) {
 	if len(chosen) == 0 {
 		t.Fatalf("no mutation has %q in its name", which)
 	}
-	type result struct{ simulation, tests string }
-	results := make([]result, len(chosen))
+	var caught, simulated atomic.Int32
 	next := make(chan int)
 	var wg sync.WaitGroup
 	for range runtime.GOMAXPROCS(0) {
 		wg.Go(func() {
-			for k := range next {
-				n := chosen[k] + 1
-				results[k] = result{inSimulation(t, binary, n), inTests(t, binary, n)}
+			for i := range next {
+				simulation, tests := run.inSimulation(t, i+1), run.inTests(t, i+1)
+				if simulation != "" {
+					simulated.Add(1)
+				}
+				if simulation == "" && tests == "" {
+					t.Errorf("not caught: %s", &all[i])
+					continue
+				}
+				caught.Add(1)
+				t.Logf("%s\n\ttests:      %s\n\tsimulation: %s", &all[i], orNobody(tests), orNobody(simulation))
 			}
 		})
 	}
-	for k := range chosen {
-		next <- k
+	for _, i := range chosen {
+		next <- i
 	}
 	close(next)
 	wg.Wait()
-	caught, simulated := 0, 0
-	for k, r := range results {
-		m := &all[chosen[k]]
-		if r.simulation != "" {
-			simulated++
-		}
-		if r.simulation == "" && r.tests == "" {
-			t.Errorf("not caught: %s", m)
-			continue
-		}
-		caught++
-		t.Logf("%s\n\ttests:      %s\n\tsimulation: %s", m, orNobody(r.tests), orNobody(r.simulation))
-	}
-	t.Logf("measured: mutation: %d of %d wrong versions of the guard caught, %d of them by the simulation alone", caught, len(chosen), simulated)
+	t.Logf("measured: mutation: %d of %d wrong versions of the guard caught, %d of them by the simulation alone", caught.Load(), len(chosen), simulated.Load())
 }
 
 func orNobody(by string) string {
@@ -250,29 +248,35 @@ func nameOf(f *ast.FuncDecl) string {
 	return of.(*ast.Ident).Name + "." + f.Name.Name
 }
 
+// mutants are all versions of the guard with its tests.
+type mutants struct {
+	binary    string
+	schedules int
+}
+
 // inSimulation runs a version in the simulation and says what caught it, "" for nothing.
-func inSimulation(t *testing.T, binary string, n int) string {
-	return runMutant(t, binary, n, "-test.run=^TestMutant$")
+func (m mutants) inSimulation(t *testing.T, n int) string {
+	return m.run(t, n, "-test.run=^TestMutant$")
 }
 
 // inTests runs the other tests on a version.
-func inTests(t *testing.T, binary string, n int) string {
-	return runMutant(t, binary, n, "-test.skip=^(TestMutant|TestMutations|TestSimulation|TestSameSeed)$")
+func (m mutants) inTests(t *testing.T, n int) string {
+	return m.run(t, n, "-test.skip=^(TestMutant|TestMutations|TestSimulation|TestSameSeed)$")
 }
 
 var failure = regexp.MustCompile(`(?: *--- FAIL: (\S+).*\n)+(.*)`)
 
-func runMutant(t *testing.T, binary string, n int, which string) string {
+func (m mutants) run(t *testing.T, n int, which string) string {
 	ctx, cancel := context.WithTimeout(t.Context(), mutantWait)
 	defer cancel()
-	c := exec.CommandContext(ctx, binary, which, "-test.short", "-test.failfast", "-rapid.nofailfile", "-rapid.seed=1", "-rapid.shrinktime=0s")
-	c.Env = append(os.Environ(), fmt.Sprintf("MUTANT=%d", n), "SIMULATE="+mutantSchedules, "GOMAXPROCS=1")
+	c := exec.CommandContext(ctx, m.binary, which, "-test.short", "-test.failfast", "-rapid.nofailfile", "-rapid.seed=1", "-rapid.shrinktime=0s")
+	c.Env = append(os.Environ(), fmt.Sprintf("MUTANT=%d", n), fmt.Sprintf("SIMULATE=%d", m.schedules), "GOMAXPROCS=1", "GOGC=400")
 	out, err := c.CombinedOutput()
 	if err == nil {
 		return ""
 	}
-	if m := failure.FindSubmatch(out); m != nil {
-		return fmt.Sprintf("%s: %.150s", m[1], bytes.TrimSpace(m[2]))
+	if f := failure.FindSubmatch(out); f != nil {
+		return fmt.Sprintf("%s: %.150s", f[1], bytes.TrimSpace(f[2]))
 	}
 	t.Errorf("mutant %d: no test failed, but it did not end well: %v\n%s", n, err, out)
 	return ""

@@ -62,9 +62,13 @@ soak: ## restarts of the guard under 1000 clients that hang, exit, crash and com
 	LOAD_CLIENTS=1000 LOAD_FOR=$(SOAK_FOR) $(GO) test -v -count=1 -timeout=0 -run='^TestLoad$$' ./pkg/daemon
 	SOAK_RELOADS=1000 $(GO) test -v -count=1 -timeout=0 -run='^TestReloadUnderLoad$$' ./pkg/daemon
 
+.PHONY: simulate
+simulate: ## random hosts, programs and faults for SIMULATE_FOR=10m, or as many schedules as SIMULATE=300000 says
+	SIMULATE=$(SIMULATE) SIMULATE_FOR=$(or $(SIMULATE_FOR),$(if $(SIMULATE),,10m)) $(GOTEST) -v -count=1 -timeout=0 -run='^TestSimulation$$' ./pkg/guard
+
 .PHONY: mutate
 mutate: ## wrong versions of the guard, of which each must be caught by a test: all, or MUTATE=brake
-	MUTATE=$(or $(MUTATE),all) $(GO) test -v -count=1 -run='^TestMutations$$' ./pkg/guard
+	MUTATE=$(or $(MUTATE),all) $(GOTEST) -v -count=1 -run='^TestMutations$$' ./pkg/guard
 
 .PHONY: fuzz
 fuzz: ## each fuzz target, FUZZTIME=2000x executions

@@ -33,10 +33,11 @@ func TestSimCases(t *testing.T) {
 		"evidence that was asked for early, and dropped":      "1s start 0 157 0; 18s mass-hang 0 0 0; 5.994s restart 0 0 0; 1s signal-error 7 0 0; 1.107s unsettled 0 231 0",
 		"evidence that was asked for early, then late wakes":  "0s start 0 228 0; 6s late-ticks 7 0 0; 3s release 0 0 0",
 		"evidence is old when a record has formed":            "0s host 2 0 0; 0s start 0 0 0; 1s rejoin 0 0 0; 2s rename 0 53 0; 4s overwrite 0 0 0",
-		"evidence is old after a gap":                         "0s start 0 148 0; 0s start 0 55887 28; 1s stall 7 0 0; 32.662s hang 0 0 0; 0s stall 12 0 0",
+		"evidence is old after a gap":                         "0s start 0 148 0; 0s start 0 55887 28; 1s stall 9 0 0; 32.662s hang 0 0 0; 0s stall 12 0 0",
 		"a ladder goes on when the right to act is lost":      "0s host 0 169 0; 0s start 0 0 0; 9s down 2264 0 0; 2.895s late-ticks 8976 51104 0; 754ms lock 0 0 0; 556ms reload 0 0 0",
 		"a ladder goes on when its target registers anew":     "0s host 0 121 0; 0s start 0 0 0; 9s late-ticks 57168 0 0; 0s down 43373 0 0; 3.893s rejoin 0 0 0",
 		"a signal fails, and its target has beaten since":     "0s host 0 61 0; 0s start 0 10739 0; 0s slow-words 11 0 0; 0s signal-error 9 0 0; 0s mass-go-on 0 0 0; 7.923s slow-maps 0 0 0; 4.62s crash-daemon 2 0 0",
+		"what the soft look at another silence saw":           "0s start 0 13 0; 4s stop 0 0 0; 2.5s release 0 0 0; 500ms hang 0 0 0; 3.5s blind 0 0 0; 1.5s blind 0 0 0",
 		"its soft look is past when a longer timeout is read": "0s start 0 5720 0; 0s mass-hang 0 0 0; 6s reload 8 0 0; 16s reload 0 0 0",
 	}
 	for name, text := range cases {

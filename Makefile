@@ -68,7 +68,7 @@ simulate: ## random hosts, programs and faults for SIMULATE_FOR=10m, or as many 
 
 .PHONY: mutate
 mutate: ## wrong versions of the guard, of which each must be caught by a test: all, or MUTATE=brake
-	MUTATE=$(or $(MUTATE),all) $(GOTEST) -v -count=1 -run='^TestMutations$$' ./pkg/guard
+	MUTATE='$(or $(MUTATE),all)' $(GOTEST) -v -count=1 -run='^TestMutations$$' ./pkg/guard
 
 .PHONY: fuzz
 fuzz: ## each fuzz target, FUZZTIME=2000x executions

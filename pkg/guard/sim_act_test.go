@@ -141,7 +141,7 @@ var kinds = [numKinds]struct {
 	actNotice:    {"notice", func(s *sim, x act) { s.post(0, Semaphore{}) }},
 	actBlock:     {"block", func(s *sim, x act) { s.some(x.a, living, func(s *sim, p *proc) { s.waits(p, cellBlock) }) }},
 	actStarve:    {"starve", func(s *sim, x act) { s.some(x.a, living, func(s *sim, p *proc) { s.waits(p, cellStarve) }) }},
-	actPressure:  {"pressure", func(s *sim, x act) { s.pressure = x.a%2 == 1; s.press() }},
+	actPressure:  {"pressure", func(s *sim, x act) { s.pressure = x.a%2 == 1; s.press(x.b) }},
 	actSlowProof: {"slow-proof", func(s *sim, x act) { s.slowProof(x.a) }},
 	actNoProof: {"no-proof", func(s *sim, x act) {
 		s.some(x.a, living, func(s *sim, p *proc) { p.proof.Problem = []string{"", "too many open files"}[x.b%2] })
@@ -229,9 +229,12 @@ func (s *sim) startOne(x act) {
 // how it takes SIGTERM, 3 bits name, then unreaped, stays, stranger (2 bits).
 func (s *sim) launch(pid int32, b, c uint16) *proc {
 	p := s.start(pid)
+	s.all = append(s.all, p)
+	p.proof.Host, p.proof.Group = s.squeeze[0], s.squeeze[1]
 	p.table = s.newest()
 	p.token = func(now time.Duration) int64 { return s.stamp(p) }
 	p.past.since, p.past.unproven, p.past.clean = s.attn, s.attn, true
+	p.past.beganAt = s.now
 	_, p.past.heir = s.g.byPID[pid]
 	for _, o := range s.held {
 		if o.pid == pid && o != p {
@@ -350,6 +353,7 @@ func (s *sim) excuse(p *proc, why cell) {
 	if !p.still() {
 		p.past.stillSince = s.now
 	}
+	s.kept(p)
 	switch why {
 	case cellStop:
 		p.state = 'T'
@@ -364,6 +368,13 @@ func (s *sim) excuse(p *proc, why cell) {
 	}
 }
 
+// kept notes that something keeps a process from running from now on.
+func (s *sim) kept(p *proc) {
+	if p.past.changedAt = s.now; !excused(s, p) {
+		p.past.keptSince = s.now
+	}
+}
+
 // excuseOver ends what excuse began; who dumps core ends with that.
 func (s *sim) excuseOver(p *proc) {
 	s.hit(p, cellRelease)
@@ -375,11 +386,12 @@ func (s *sim) excuseOver(p *proc) {
 }
 
 func (s *sim) unexcuse(p *proc) {
+	p.past.changedAt = s.now
 	if p.still() || p.past.waits {
-		p.past.stillFor += s.now - max(p.past.stillSince, p.lastBeat)
+		p.past.stillFor += s.now - max(p.past.keptSince, p.lastBeat)
 	}
 	if p.past.waits {
-		p.past.waits, p.every, p.proof.Runnable, p.proof.Blocked, p.proof.Channel = false, p.past.every, 0, 0, ""
+		p.past.waits, p.every, p.proof.Runnable, p.proof.Starving, p.proof.Blocked, p.proof.Channel = false, p.past.every, 0, 0, 0, ""
 		if !p.past.stays {
 			p.stays = false
 		}
@@ -400,25 +412,27 @@ func (s *sim) waits(p *proc, why cell) {
 		return
 	}
 	s.hit(p, why)
+	s.kept(p)
 	h.waits, h.every, h.stays = true, p.every, p.stays
-	if !p.still() {
-		h.stillSince = s.now
-	}
 	p.hang()
 	if why == cellStarve {
-		p.proof.Runnable = 1
+		p.proof.Runnable, p.proof.Starving = 1, 1
 		return
 	}
 	p.state, p.stays, p.proof.Blocked, p.proof.Channel = 'D', true, 1, "wait_on_disk"
 }
 
-// press has the host be under pressure, or no more.
-func (s *sim) press() {
+// press has the host, or a cgroup, be under pressure of one kind, or no more.
+func (s *sim) press(kind uint16) {
+	s.pressedAt = s.now
+	s.squeeze = [2]Pressure{}
+	if s.pressure {
+		s.pressed = true
+		of := &s.squeeze[kind&1]
+		*[]*float64{&of.CPU, &of.Memory, &of.IO}[kind>>1%3] = 99
+	}
 	for _, p := range s.running {
-		p.proof.Host = Pressure{}
-		if s.pressure {
-			p.proof.Host.CPU, s.pressed = 99, true
-		}
+		p.proof.Host, p.proof.Group = s.squeeze[0], s.squeeze[1]
 		s.delayed(p, s.slowest())
 	}
 }
@@ -503,12 +517,13 @@ func (s *sim) give(o order) {
 	}
 	s.orders = slices.DeleteFunc(s.orders, func(x order) bool { return x.PID == o.PID && x.Name == o.Name && x.All == o.All })
 	s.orders = append(s.orders, o)
-	s.kept()
+	s.obeyed()
 }
 
-// kept: what an operator says wakes the loop, and is in the registry before it is
+// obeyed: what an operator says wakes the loop, and is in the registry before it is
 // answered.
-func (s *sim) kept() {
+func (s *sim) obeyed() {
+	s.steered = true
 	s.post(0, Semaphore{})
 	if s.crashIn > 0 {
 		s.snap()
@@ -526,7 +541,7 @@ func (s *sim) unhold(n int) {
 		s.failf("order", "release %+v: %v", o.HoldOrder, err)
 	}
 	s.orderOver(n)
-	s.kept()
+	s.obeyed()
 }
 
 // orderOver ends an order in the books of the world.
@@ -558,7 +573,7 @@ func (s *sim) orderBrake(letGo bool) {
 	if s.g.OrderBrake(letGo, "op"); !letGo {
 		s.brakeStop = s.now + brakeStopHold + attentionStep
 	}
-	s.kept()
+	s.obeyed()
 }
 
 // braked takes note of an order for one target that comes of one to the brake.
@@ -757,7 +772,7 @@ func (s *sim) blindTo(p *proc) {
 		s.allow(p, failedWait+2*lookWait)
 		return
 	}
-	p.blind = "too many open files"
+	p.blind, p.past.wasBlind = "too many open files", true
 }
 
 func (s *sim) notOpen(p *proc) {
@@ -778,6 +793,7 @@ func (s *sim) slowWords(a, b uint16) {
 // loseNotice ends a process whose exit notice never comes.
 func (s *sim) loseNotice(p *proc) {
 	s.hit(p, cellLostNotice)
+	p.past.lost = true
 	before := s.exitDelay
 	s.exitDelay = -1
 	p.exit(false)
@@ -847,6 +863,7 @@ func (s *sim) reload(n int) {
 		return
 	}
 	s.g.SetConfig(s.cfg)
+	s.steered = true
 	s.post(0, Semaphore{}) // that wakes the loop
 	s.judgedAnew()
 }
@@ -856,7 +873,7 @@ func (s *sim) lock(acts bool) {
 	if acts == s.acts {
 		return
 	}
-	s.acts = acts
+	s.acts, s.steered = acts, true
 	if !s.begun {
 		return
 	}
@@ -975,7 +992,7 @@ func (s *sim) overtake(on raceAt, p *proc, pid int32) {
 func (s *sim) heal() {
 	s.signalErr, s.readOnly, s.late, s.race = "", false, jitter{}, race{}
 	s.exitDelay, s.pressure = 0, false
-	s.press()
+	s.press(0)
 	for len(s.orders) > 0 && !s.busy() {
 		s.unhold(0)
 	}

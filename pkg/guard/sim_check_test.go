@@ -14,21 +14,26 @@ import (
 
 // past is what a simulation knows of a process.
 type past struct {
-	fooled      bool          // somebody else wrote into its records, or for it
-	visible     time.Duration // the last beat that changed its token
-	stillSince  time.Duration // stopped and the like
-	stillFor    time.Duration // for how long since its last beat
-	lostConsent time.Duration // when it became another program
-	names       uint8         // of its records, by simNames; the last bit: another
-	high        time.Duration // the longest that it may know
-	endless     bool          // a timeout of 0 or less was seen
-	tableLost   bool
-	waits       bool          // in D, or for a processor
-	every       time.Duration // before
-	stays       bool
-	erased      bool // since its last beat that was seen
-	heir        bool // of a number whose last owner's end was not known yet: its record may be taken for that one's
-	stale       int  // records that named its number before it began
+	fooled           bool          // somebody else wrote into its records, or for it
+	visible          time.Duration // the last beat that changed its token
+	stillSince       time.Duration // stopped and the like
+	keptSince        time.Duration // and for whatever kept it from running
+	stillFor         time.Duration // for how long since its last beat
+	lostConsent      time.Duration // when it became another program
+	names            uint8         // of its records, by simNames; the last bit: another
+	high             time.Duration // the longest that it may know
+	endless          bool          // a timeout of 0 or less was seen
+	tableLost        bool
+	waits            bool          // in D, or for a processor
+	every            time.Duration // before
+	stays            bool
+	wasBlind         bool
+	beganAt, endedAt time.Duration
+	changedAt        time.Duration // when what keeps it from running began or ended
+	lost             bool          // its exit notice was
+	erased           bool          // since its last beat that was seen
+	heir             bool          // of a number whose last owner's end was not known yet: its record may be taken for that one's
+	stale            int           // records that named its number before it began
 
 	signals, killed, ended int
 	told
@@ -41,12 +46,20 @@ type told struct {
 	seenAttn time.Duration // the last beat
 	counted  silence       // as it may be held against the process
 
-	askedAt, answeredAt, lateAt                time.Duration // attention
-	excusedAt, lookedAt, condemnedAt, failedAt time.Duration
+	askedAt, answeredAt, lateAt      time.Duration // attention
+	excusedAt, lookedAt, condemnedAt time.Duration
 
 	answer     Consent
 	asked      bool // and not answered yet
 	excusedIn  bool // a look in this silence found an excuse
+	mustFree   bool // and no gap was since
+	rereadAt   time.Duration
+	looks      int           // at its state, in this silence
+	waitFrom   time.Duration // attention time
+	waitFor    time.Duration
+	everProven bool
+	sent       int  // signals of the ladder that is under way
+	held       bool // by the brake
 	lateIn     bool // it was late in this silence
 	waitedIn   bool // and given one more timeout
 	wouldIn    bool // and reported
@@ -154,6 +167,9 @@ func (s *sim) tick() {
 		}
 		h.counted.late += counted
 		h.clean = false
+		if gap {
+			h.mustFree, h.looks = false, 0 // what was seen is of before
+		}
 		switch low, _ := s.limits(p); {
 		case h.lateIn: // what comes after is not given to a silence that was too long before
 		case gap && !h.counted.gap:
@@ -226,7 +242,7 @@ func (s *sim) lookAt(f *fakeSlot, r *table.Record, scan bool) {
 		f.moved = s.attn
 	}
 	if q := s.procs[f.former]; r.PID == 0 && before.PID == 0 && before.Token != r.Token && q != nil {
-		q.past.since, q.past.clean = s.attn, false // may be taken for its beat
+		q.past.since, q.past.clean, q.past.mustFree = s.attn, false, false // may be taken for its beat
 	}
 	if p != nil && !p.alive && before.PID == r.PID {
 		s.hit(p, cellBeat) // somebody else's, into what it left
@@ -267,14 +283,14 @@ func (s *sim) beatSeen(p *proc, own bool) {
 	h := &p.past
 	s.hit(p, cellBeat)
 	h.seenAttn, h.since, h.given, h.gapSpent = s.attn, s.attn, 0, false
-	h.found, h.clean = false, false
+	h.found, h.clean, h.excusedIn, h.mustFree, h.looks = false, false, false, false, 0
 	if !own {
 		return
 	}
 	h.counted, h.stillFor, h.excusedIn, h.lateIn, h.waitedIn, h.wouldIn = silence{}, 0, false, false, false, false
 	h.clean, h.erased = !p.still() && !s.wasLate && s.now >= s.slowUntil && h.notBefore <= s.attn, false
-	if p.still() {
-		h.stillSince = s.now
+	if excused(s, p) {
+		h.keptSince = s.now
 	}
 }
 
@@ -367,6 +383,7 @@ func (s *sim) delivered(o Observation) {
 			if o.Consent != ConsentUnknown {
 				h.answer = o.Consent
 			}
+			h.everProven = h.everProven || h.answer == ConsentProven
 			s.hit(p, cellAnswer)
 		}
 	case LadderReport:
@@ -407,7 +424,7 @@ func (s *sim) reported(p *proc, o LadderReport) {
 	case LadderRecovered:
 		h.spared, h.begun = true, false
 	case LadderFailed:
-		h.found, h.begun, h.failedAt = false, false, s.now
+		h.found, h.begun = false, false
 		s.delayed(p, failedWait+s.slowest())
 	case LadderCancelled: // judged anew, at once or when the guard acts again
 		h.found, h.begun, h.condemnedAt = !s.actsKnown || s.mayReport(p), false, 0
@@ -426,6 +443,9 @@ func (s *sim) decided(d Decision) {
 	case ReadAgain:
 		p := s.held[d.Target]
 		s.overtake(raceReread, p, pidOf(p))
+		if p != nil {
+			p.past.rereadAt = s.now
+		}
 		for i := range s.tables {
 			if s.tables[i].id == d.Table {
 				s.lookAt(&s.seenOf(s.tables[i]).at[d.Slot], &s.tables[i].records[d.Slot], false)
@@ -438,8 +458,9 @@ func (s *sim) decided(d Decision) {
 		s.overtake(raceLook, p, pidOf(p))
 		if p != nil && p.alive && p.blind == "" {
 			p.past.lookedAt = s.now
+			p.past.looks++
 			if p.still() || p.look.Tracer != 0 {
-				p.past.excusedAt, p.past.excusedIn = s.now, true
+				p.past.excusedAt, p.past.excusedIn, p.past.mustFree = s.now, true, true
 			}
 		}
 	case AskConsent:
@@ -473,11 +494,108 @@ func pidOf(p *proc) int32 {
 	return p.pid
 }
 
-// clearing checks that a record may be cleared.
+// clearing checks that a record may be cleared: its process has ended, and had
+// joined; or it is nobody's, and has stood still.
 func (s *sim) clearing(d Clear) {
 	if !s.actsKnown {
 		s.failf("clear", "slot %d is cleared by a guard that does not act", d.Slot)
 	}
+	for i := len(s.all) - 1; i >= 0; i-- {
+		if p := s.all[i]; p.pid == d.PID && !p.alive && p.past.everProven {
+			return
+		}
+	}
+	for _, tb := range s.tables {
+		if tb.id != d.Table {
+			continue
+		}
+		f := &s.seenOf(tb).at[d.Slot]
+		still := max(time.Duration(f.Timeout)*sec, orphanMin)
+		if s.attn-f.moved < still {
+			s.failf("clear", "slot %d of pid %d is cleared, and has stood still for %v only (%v)", d.Slot, d.PID, s.attn-f.moved, still)
+		}
+	}
+}
+
+// secondLook checks that the records were read in this very wake.
+func (s *sim) secondLook(p *proc, e *Event) {
+	if p.past.rereadAt < s.now && s.restarts == 0 {
+		s.failf("second look", "%s for %d, whose records were read %v ago", e.Name, p.pid, s.now-p.past.rereadAt)
+	}
+	if c := &p.past.counted; p.alive && s.attn < s.gapUntil && p.past.low > 0 && c.spared == 0 && !p.past.lateIn && !c.raised {
+		s.failf("grace", "%s for %d, %v after a gap", e.Name, p.pid, s.attn-s.gapUntil+gapGrace)
+	}
+}
+
+// excusable checks that a verdict takes into account what was to be seen.
+func (s *sim) excusable(p *proc, e *Event) {
+	h := &p.past
+	if !p.alive || s.steered || s.restarts > 0 || h.low == 0 {
+		return
+	}
+	v := &s.cfg.Verdict
+	hold := v.Stopped == config.RespondHold
+	if hold && h.mustFree {
+		s.failf("excused", "%s for %d, which a look in this silence found stopped or the like", e.Name, p.pid)
+	}
+	wait := v.Starved == config.RespondWait
+	if e.Name == EvCondemned && wait && !h.waitedIn && (e.Verdict == verdictStarved || e.Verdict == verdictBlocked) {
+		s.failf("no wait", "%d is condemned as %s at once", p.pid, e.Verdict)
+	}
+	if e.Name == EvCondemned && h.waitedIn && s.attn-h.waitFrom < h.waitFor {
+		s.failf("no wait", "%d is condemned %v after it was given %v more", p.pid, s.attn-h.waitFrom, h.waitFor)
+	}
+	if h.looks < 2 || s.now-h.changedAt < sec || s.askDelay > 300*ms || h.wasBlind || h.counted.tardy || p.proof.Problem != "" || s.proofDelay > sec || s.now < s.slowUntil || p.still() || p.look.Tracer != 0 || h.counted.fair < h.low {
+		return
+	}
+	// What has kept it from running for all of its silence, or nothing.
+	kept := h.waits && h.keptSince <= s.now-h.counted.fair
+	want := ""
+	switch {
+	case kept && p.state == 'D':
+		want = verdictBlocked
+	case kept || s.pressure && !h.waits && h.stillFor == 0 && s.pressedFor(h.counted.fair):
+		want = verdictStarved
+	case !s.pressed && h.stillFor == 0 && !h.waits:
+		want = verdictHung
+	}
+	if want != "" && e.Verdict != want {
+		s.failf("verdict", "%s for %d as %s, it is %s", e.Name, p.pid, e.Verdict, want)
+	}
+}
+
+// waveHeld checks that a ladder is held when all that live have fallen late.
+func (s *sim) waveHeld(p *proc) {
+	b := &s.cfg.Brake
+	if p.past.held || !b.Enabled || s.steered || s.restarts > 0 || len(s.tables) != 1 {
+		return
+	}
+	late := 0
+	for _, o := range s.running {
+		if h := &o.past; h.lateIn && s.attn-h.lateAt <= b.Window && !s.hidden(o) && h.answer == ConsentProven && (h.found || h.condemnedAt > 0) {
+			late++
+		}
+	}
+	if late >= b.AtLeast && late == len(s.running) && len(s.held) == len(s.running) {
+		s.failf("brake", "%d of %d are late, and %d is ended", late, len(s.running), p.pid)
+	}
+}
+
+// pressedFor says whether there has been pressure for d.
+func (s *sim) pressedFor(d time.Duration) bool { return s.now-s.pressedAt >= d }
+
+// paced checks that the brake holds a wave, and lets go at its pace.
+func (s *sim) paced(p *proc, d BeginLadder) {
+	if !p.past.held || d.Sent || s.steered || s.restarts > 0 || p.past.foundAttn < s.brakedAt {
+		return
+	}
+	if s.attn < s.brakedAt+brakeHold {
+		s.failf("brake", "a ladder for %d, %v after the begin of a wave", p.pid, s.attn-s.brakedAt)
+	}
+	if s.cfg.Ladder.MaxConcurrent == 1 && max(s.askDelay, s.proofDelay) <= 50*ms && s.now >= s.slowUntil && s.attn-s.letGoAt < brakePace && s.letGoAt > 0 && s.attn-p.past.foundAttn < brakeMax {
+		s.failf("brake", "a ladder for %d, %v after the last", p.pid, s.attn-s.letGoAt)
+	}
+	s.letGoAt = s.attn
 }
 
 // beginning checks that a ladder may begin.
@@ -513,7 +631,7 @@ func (s *sim) beginning(d BeginLadder, p *proc) {
 	if h.askedAt < fresh && !h.asked && h.answeredAt < fresh && !d.Sent && s.restarts == 0 {
 		s.failf("consent", "a ladder for %d, whose consent was asked %v ago, and it is late for %v", p.pid, s.attn-h.askedAt, s.attn-h.lateAt)
 	}
-	if h.lookedAt < s.now && !d.Sent && s.restarts == 0 {
+	if (h.lookedAt < s.now || h.rereadAt < s.now) && !d.Sent && s.restarts == 0 {
 		s.failf("second look", "a ladder for %d, which was looked at %v ago", p.pid, s.now-h.lookedAt)
 	}
 	if !d.Sent {
@@ -522,7 +640,8 @@ func (s *sim) beginning(d BeginLadder, p *proc) {
 	if s.ordered(p, true) {
 		s.failf("order", "a ladder for %d, which an order holds", p.pid)
 	}
-	h.begun = true
+	s.paced(p, d)
+	h.begun, h.sent, h.held = true, 0, false
 }
 
 // signalled checks that a process may get a signal.
@@ -532,6 +651,7 @@ func (s *sim) signalled(p *proc) {
 	}
 	h := &p.past
 	h.signals++
+	h.sent++
 	if !p.alive {
 		s.failf("ended", "a signal to %d, which has ended", p.pid)
 	}
@@ -542,7 +662,9 @@ func (s *sim) signalled(p *proc) {
 		s.failf("order", "a signal to %d, which an order holds", p.pid)
 	}
 	// A timeout that is raised stops no ladder.
-	if low := h.limitThen; s.inSight(p) && !h.erased && s.now-p.lastBeat <= low {
+	// Stops of the whole host that are too short to be seen may add up to its margin.
+	low := h.limitThen
+	if s.inSight(p) && !h.erased && h.counted.stopped <= s.patience(low)-low && s.now-p.lastBeat <= low {
 		s.failf("beats", "a signal to %d, which beat %v ago (timeout %v)", p.pid, s.now-p.lastBeat, low)
 	}
 	if p.still() && h.stillSince < h.lookedAt && !h.stillToo {
@@ -561,6 +683,9 @@ func (s *sim) inSight(p *proc) bool {
 
 // said checks an event.
 func (s *sim) said(e *Event) {
+	if e.Name == EvBrakeOn {
+		s.brakedAt, s.letGoAt = s.attn, 0
+	}
 	p := s.held[e.Target]
 	if p == nil {
 		return
@@ -573,11 +698,14 @@ func (s *sim) said(e *Event) {
 			h.since, h.clean = s.attn, false
 		}
 	case EvLate:
+		s.secondLook(p, e)
 		h.lateAt, h.condemnedAt = s.attn, 0
 		s.witnessed(p, e)
 		h.lateIn, h.waitedIn = true, false
 	case EvCondemned, EvWouldCondemn:
 		s.witnessed(p, e)
+		s.secondLook(p, e)
+		s.excusable(p, e)
 		if h.lateAt == 0 {
 			s.failf("no record", "%d is condemned, and was not late", p.pid)
 		}
@@ -586,6 +714,10 @@ func (s *sim) said(e *Event) {
 		h.found, h.foundAttn, h.begun = true, s.attn, false
 		h.condemnedAt = s.now
 		h.limitThen, _ = s.limits(p)
+		if e.Name == EvCondemned {
+			h.held = strings.HasSuffix(e.Message, "held by the brake")
+			s.waveHeld(p)
+		}
 		if e.Name == EvWouldCondemn {
 			h.wouldIn = true
 			h.condemnedAt = 0
@@ -594,14 +726,19 @@ func (s *sim) said(e *Event) {
 		if p.alive && h.seenAttn < s.attn && h.since < h.foundAttn && !h.spared && s.restarts == 0 {
 			s.failf("no beat", "%d recovered, and nothing moved", p.pid)
 		}
-		h.spared, h.condemnedAt = false, 0
+		h.spared, h.excusedIn, h.mustFree, h.condemnedAt = false, false, false, 0
 		s.newSilence(p)
 	case EvWaiting:
 		s.witnessed(p, e)
+		s.excusable(p, e)
+		h.waitFrom, h.waitFor = s.attn, h.low
+		if low, _ := s.limits(p); low < h.waitFor {
+			h.waitFor = low
+		}
 		if h.waitedIn {
 			s.failf("waits twice", "%d: %s", p.pid, e.Message)
 		}
-		if p.alive && h.stillFor == 0 && !h.waits && !s.pressed {
+		if p.alive && h.changedAt == 0 && !s.pressed {
 			s.failf("no excuse", "%d waits: %s", p.pid, e.Message)
 		}
 		h.waitedIn = true
@@ -634,7 +771,7 @@ func (s *sim) said(e *Event) {
 		if !h.excusedIn && s.restarts == 0 {
 			s.failf("no excuse", "%d is released: %s", p.pid, e.Message)
 		}
-		h.excusedIn, h.condemnedAt, h.counted = false, 0, silence{}
+		h.excusedIn, h.mustFree, h.condemnedAt, h.counted = false, false, 0, silence{}
 		s.newSilence(p)
 	case EvChanged:
 		if e.Reason == "several records" && h.stale > 0 { // found only now

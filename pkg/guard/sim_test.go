@@ -120,6 +120,11 @@ type sim struct {
 	actsKnown, ladderBegan, pressure, pressed bool
 	orders                                    []order
 	brakeStop                                 time.Duration // until when an order to the brake may stand
+	steered                                   bool          // somebody took a decision: reload, order, right to act
+	all                                       []*proc       // that ever began
+	brakedAt                                  time.Duration // attention time at which the brake went on
+	squeeze                                   [2]Pressure   // of the host, and of all cgroups
+	restartedAt, letGoAt, pressedAt           time.Duration
 	slowUntil                                 time.Duration // until when what was asked before may be answered
 }
 

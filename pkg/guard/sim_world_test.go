@@ -92,6 +92,9 @@ func (s *sim) restartSnapped() {
 	s.seen, c.seen = c.seen, nil // what was seen since is seen again
 	s.crashIn = 0
 	s.actsKnown = s.acts
+	if s.restartedAt = s.now; s.restarts%4 == 0 {
+		s.resaved(c.state)
+	}
 	s.restartFrom(c.state)
 	for i := range s.orders {
 		if o := &s.orders[i]; o.until == 0 || o.from >= c.at { // saved before the next wake: it counts from the last
@@ -139,11 +142,24 @@ func (s *sim) quiet() bool {
 	return true
 }
 
-// checkEnd checks what must hold when all is over.
+// checkEnd checks what must hold when all is over: nothing is left over, and each
+// end is told once.
 func (s *sim) checkEnd() {
 	for id, p := range s.held {
 		if _, known := s.g.byID[id]; !known || !p.alive && !s.lostPid[p.pid-simFirst] {
 			s.failf("left over", "the pidfd of target %d (pid %d)", id, p.pid)
+		}
+	}
+	for _, p := range s.all {
+		h := &p.past
+		if p.alive || !h.registered || s.restarts > 0 || h.lost || s.lostPid[p.pid-simFirst] || h.tableLost {
+			continue
+		}
+		if n := h.killed + h.ended; n != 1 {
+			s.failf("no record", "the end of %d was told %d times", p.pid, n)
+		}
+		if h.begun && h.sent > 0 && h.killed != 1 {
+			s.failf("no record", "%d was ended by its ladder, and that was not told", p.pid)
 		}
 	}
 }

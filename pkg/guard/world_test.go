@@ -241,6 +241,7 @@ func (p *proc) exit(clean bool) {
 		p.wipe()
 	}
 	p.alive, p.state = false, 'Z'
+	p.past.endedAt = p.w.now
 	if !p.zombie {
 		delete(p.w.procs, p.pid)
 	}

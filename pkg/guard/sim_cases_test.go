@@ -30,6 +30,7 @@ func TestSimCases(t *testing.T) {
 		"asked for consent before it was opened":              "0s start 0 0 148; 1s not-open 0 0 0; 0s restart 0 0 0; 1s rejoin 0 0 0",
 		"a forged record is opened before its own":            "0s start 0 115 0; 0s not-open 0 0 0; 4s forge 0 0 0; 2s new-table 0 0 0",
 		"an old record is found, and taken for a beat":        "0s start 0 0 20; 1s reuse 0 41252 0",
+		"an old record forms while its new owner is ended":    "0s start 0 0 0; 1.477s unsettled 0 126 0; 0s reuse 0 38286 0",
 		"evidence that was asked for early, and dropped":      "1s start 0 157 0; 18s mass-hang 0 0 0; 5.994s restart 0 0 0; 1s signal-error 7 0 0; 1.107s unsettled 0 231 0",
 		"evidence that was asked for early, then late wakes":  "0s start 0 228 0; 6s late-ticks 7 0 0; 3s release 0 0 0",
 		"evidence is old when a record has formed":            "0s host 2 0 0; 0s start 0 0 0; 1s rejoin 0 0 0; 2s rename 0 53 0; 4s overwrite 0 0 0",

@@ -723,7 +723,8 @@ func (s *sim) said(e *Event) {
 			h.condemnedAt = 0
 		}
 	case EvRecovered:
-		if p.alive && h.seenAttn < s.attn && h.since < h.foundAttn && !h.spared && s.restarts == 0 {
+		// A record that named its number before it began may form only now: found like any other, it counts as a beat.
+		if p.alive && h.seenAttn < s.attn && h.since < h.foundAttn && !h.spared && s.restarts == 0 && h.stale == 0 {
 			s.failf("no beat", "%d recovered, and nothing moved", p.pid)
 		}
 		h.spared, h.excusedIn, h.mustFree, h.condemnedAt = false, false, false, 0

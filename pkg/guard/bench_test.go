@@ -1,6 +1,8 @@
 package guard
 
 import (
+	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/checkprocd/checkprocd/pkg/config"
@@ -93,5 +95,93 @@ func BenchmarkSave1000(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		state = w.g.Save(state[:0])
+	}
+}
+
+// unitsOf is a guard of clients each of which is in a unit of its own.
+func unitsOf(t reporter, n int, change ...func(*config.Config)) *world {
+	w := newWorld(t, change...)
+	w.tables = nil
+	w.addTable(7, n)
+	for i := range n {
+		p := w.client(int32(1000+i), "client", 60, 0)
+		p.facts.Unit, p.ending = fmt.Sprintf("a-service-of-the-site@%d.service", i), EndedBadly
+	}
+	w.run(5 * sec)
+	return w
+}
+
+// BenchmarkCrash10000 is the wake in which all programs of a host have crashed, each
+// in a unit of its own.
+func BenchmarkCrash10000(b *testing.B) {
+	for b.Loop() {
+		b.StopTimer()
+		w := unitsOf(b, 10000)
+		var obs []Observation
+		for _, p := range slices.Clone(w.running) {
+			p.exit(false)
+		}
+		for _, l := range w.mail {
+			obs = append(obs, l.obs)
+		}
+		w.now = w.g.Next()
+		for len(obs) > 0 {
+			b.StartTimer()
+			decisions := w.g.Step(w.now, obs...)
+			b.StopTimer()
+			obs = obs[:0]
+			for _, d := range decisions {
+				if o := w.do(d); o != nil {
+					obs = append(obs, o)
+				}
+			}
+		}
+		if len(w.g.pending) != 10000 {
+			b.Fatalf("%d come back", len(w.g.pending))
+		}
+		b.StartTimer()
+	}
+}
+
+// BenchmarkRecoveries10000 is what status asks for while all of them wait to come back.
+func BenchmarkRecoveries10000(b *testing.B) {
+	w := unitsOf(b, 10000)
+	w.onRestore = func(RestoreUnit) RestoreDone { return RestoreDone{Failed: true, Reason: "broken"} }
+	for _, p := range slices.Clone(w.running) {
+		p.exit(false)
+	}
+	w.run(10 * sec)
+	for b.Loop() {
+		if n := len(w.g.Recoveries()); n != 10000 {
+			b.Fatal(n)
+		}
+	}
+}
+
+// BenchmarkThrottle4000 is the wake in which one unit more is throttled, and 4000 are.
+func BenchmarkThrottle4000(b *testing.B) {
+	w := unitsOf(b, 4000, func(c *config.Config) {
+		c.Rules = []config.Rule{{Limits: []config.Limit{{Of: config.Threads, Above: 5, For: 30 * sec, Action: config.LimitThrottle, CPUQuota: 50}}}}
+	})
+	w.limitsToo = true
+	sample := func(n int, value float64) {
+		s := Sampled{}
+		for _, x := range w.g.ToSample(nil)[:n] {
+			s.Samples = append(s.Samples, *sampleOf(config.Threads, w.now, value))
+			s.Samples[len(s.Samples)-1].Target = x.Target
+		}
+		w.post(0, s)
+	}
+	for range 6 {
+		sample(3999, 9)
+		w.run(10 * sec)
+	}
+	if n := len(w.g.throttles); n != 3999 {
+		b.Fatalf("%d throttled", n)
+	}
+	for b.Loop() {
+		w.g.throttled = true
+		w.now += 10 * ms
+		w.g.Step(w.now)
 	}
 }

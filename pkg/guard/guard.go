@@ -60,10 +60,13 @@ type Guard struct {
 	groupExits   []groupExit
 	pending      []recovery
 	budgets      []budget
-	limits       bool   // some rule has some
-	restarting   string // the unit that is being restarted for a limit, "" for none
+	budgetAt     map[budgetKey]int32 // their indexes
+	prunedAt     time.Duration       // attention time
+	limits       bool                // some rule has some
+	restarting   string              // the unit that is being restarted for a limit, "" for none
 	throttles    []throttle
-	throttled    bool // what limits want of units may have changed
+	throttled    bool               // what limits want of units may have changed
+	units        map[string][]int32 // targets by unit, made when it is asked for: see inUnit
 	sem          semWatch
 	rhythm       rhythm
 	noise, churn bucket
@@ -84,6 +87,7 @@ func New(cfg *config.Config) *Guard {
 		byID:      map[TargetID]int32{},
 		asking:    map[int32][]slotRef{},
 		habitOf:   map[string]int32{},
+		budgetAt:  map[budgetKey]int32{},
 		notActing: "not yet decided who acts",
 		noise:     bucket{burst: noiseBurst, refill: noiseRefill},
 		churn:     bucket{burst: churnBurst, refill: churnRefill},

@@ -207,12 +207,12 @@ func (g *Guard) limitRefusal(ix int32, m *gauge) string {
 		return "it is in no service of systemd"
 	}
 	// All that live in the unit are concerned.
-	for k := range g.targets {
+	for _, k := range g.inUnit(unit) {
 		o := &g.targets[k]
-		if !o.used || o.state == Ended || o.facts.Unit != unit || int32(k) == ix {
+		if !o.used || o.state == Ended || o.facts.Unit != unit || k == ix {
 			continue
 		}
-		if why := g.limitBarred(int32(k)); why != "" && !o.forged() {
+		if why := g.limitBarred(k); why != "" && !o.forged() {
 			return fmt.Sprintf("%s is in %s as well: %s", o.describe(), unit, why)
 		}
 	}

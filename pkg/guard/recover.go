@@ -92,9 +92,27 @@ func budgetUnit(p *config.Policy, unit string) string {
 	return unit
 }
 
-// isOf says whether a budget is for a name with the unit that budgetUnit says.
-func (b *budget) isOf(name, unit string) bool {
-	return b.unit == unit && (unit != "" || b.name == name)
+// budgetKey is whom a budget is for: a unit, or the name of what commands start.
+type budgetKey struct{ unit, name string }
+
+// keyOf is the budget for a name, by the policy for it.
+func keyOf(p *config.Policy, name, unit string) budgetKey {
+	if unit = budgetUnit(p, unit); unit != "" {
+		return budgetKey{unit: unit}
+	}
+	return budgetKey{name: name}
+}
+
+func (b *budget) key() budgetKey {
+	if b.unit != "" {
+		return budgetKey{unit: b.unit}
+	}
+	return budgetKey{name: b.name}
+}
+
+// mayBe says whether a recovery may be one of a budget, before its rule is looked up.
+func (b *budget) mayBe(r *recovery) bool {
+	return b.unit != "" && b.unit == r.unit || b.unit == "" && b.name == r.name
 }
 
 // planRecovery has a target that was ended, or has crashed, come back in a while.
@@ -108,7 +126,7 @@ func (g *Guard) planRecovery(ix int32, crashed, sure bool) {
 		return
 	case !isService(unit) && (p.Restart == config.RestartUnit || crashed && !sure):
 		return
-	case t.returns || slices.ContainsFunc(g.pending, func(r recovery) bool { return r.id == t.id }): // once for each end
+	case t.returns: // once for each end
 		return
 	}
 	t.returns = true
@@ -137,21 +155,38 @@ func (g *Guard) policyOf(r *recovery) config.Policy { return g.cfg.Policy(r.name
 
 // budgetOf finds the budget of a recovery, or begins one.
 func (g *Guard) budgetOf(r *recovery, p *config.Policy) *budget {
-	unit := budgetUnit(p, r.unit)
-	i := slices.IndexFunc(g.budgets, func(b budget) bool { return b.isOf(r.name, unit) })
-	if i < 0 {
-		i = len(g.budgets)
-		g.budgets = append(g.budgets, budget{name: r.name, unit: unit, last: g.clock.attn})
+	key := keyOf(p, r.name, r.unit)
+	i, ok := g.budgetAt[key]
+	if !ok {
+		i = int32(len(g.budgets))
+		g.budgets = append(g.budgets, budget{name: r.name, unit: key.unit, last: g.clock.attn})
+		g.budgetAt[key] = i
 	}
 	return &g.budgets[i]
 }
 
-// pruneBudgets forgets those of names that have been well for long enough.
+// pruneBudgets forgets those of names that have been well for long enough. In one
+// step nothing changes about that but by a start, which counts from then.
 func (g *Guard) pruneBudgets() {
+	if g.prunedAt == g.clock.attn {
+		return
+	}
+	g.prunedAt = g.clock.attn
+	before := len(g.budgets)
 	g.budgets = slices.DeleteFunc(g.budgets, func(b budget) bool {
 		return !b.given && g.clock.attn-b.last >= g.cfg.Recovery.Stable &&
-			!slices.ContainsFunc(g.pending, func(r recovery) bool { return b.isOf(r.name, b.unit) && (b.unit == "" || r.unit == b.unit) })
+			!slices.ContainsFunc(g.pending, func(r recovery) bool { return b.mayBe(&r) })
 	})
+	if len(g.budgets) < before {
+		g.indexBudgets()
+	}
+}
+
+func (g *Guard) indexBudgets() {
+	clear(g.budgetAt)
+	for i := range g.budgets {
+		g.budgetAt[g.budgets[i].key()] = int32(i)
+	}
 }
 
 // within counts the starts of a window that ends at a time.
@@ -197,10 +232,13 @@ func (g *Guard) schedule(r *recovery, p *config.Policy) {
 // unsettled says whether a start of a budget is under way: where it was none, it is
 // given back. Of many processes of a unit that end together one is its main one.
 func (g *Guard) unsettled(b *budget) bool {
-	return slices.ContainsFunc(g.pending, func(r recovery) bool {
-		p := g.policyOf(&r)
-		return r.under && r.taken && b.isOf(r.name, budgetUnit(&p, r.unit))
-	})
+	return slices.ContainsFunc(g.pending, func(r recovery) bool { return r.under && r.taken && b.mayBe(&r) && g.isOf(&r, b) })
+}
+
+// isOf says whether a recovery is of a budget, by the rules of now.
+func (g *Guard) isOf(r *recovery, b *budget) bool {
+	p := g.policyOf(r)
+	return keyOf(&p, r.name, r.unit) == b.key()
 }
 
 // giveUp parks a recovery until its budget is renewed, and reports that once.
@@ -233,10 +271,8 @@ func (r *recovery) event(name EventName, level Level, reason string) *Event {
 
 // recoverDue goes on with all whose time has come.
 func (g *Guard) recoverDue() {
-	for i := range g.budgets {
-		if b := &g.budgets[i]; b.given && b.until <= g.clock.attn {
-			g.emit(g.renew(b, fmt.Sprintf("it was given up for %s", seconds(g.cfg.Recovery.GiveUp))))
-		}
+	for _, e := range g.renewAll(fmt.Sprintf("it was given up for %s", seconds(g.cfg.Recovery.GiveUp)), func(b *budget) bool { return b.given && b.until <= g.clock.attn }) {
+		g.emit(e)
 	}
 	keep := g.pending[:0]
 	for i := range g.pending {
@@ -302,7 +338,7 @@ func (g *Guard) spares(unit string) (why string, held bool) {
 	if why := g.cfg.Protected("", unit); why != "" {
 		return why, false
 	}
-	for ix := range g.targets {
+	for _, ix := range g.inUnit(unit) {
 		t := &g.targets[ix]
 		if !t.used || t.state == Ended || t.facts.Unit != unit {
 			continue
@@ -310,7 +346,7 @@ func (g *Guard) spares(unit string) (why string, held bool) {
 		if t.shield != "" {
 			return fmt.Sprintf("%s is in it, %s", t.describe(), t.untouchable()), false
 		}
-		held = held || g.heldBy(int32(ix)) != nil
+		held = held || g.heldBy(ix) != nil
 	}
 	return "", held
 }
@@ -341,7 +377,7 @@ func (g *Guard) succeeded(r *recovery) bool {
 // successor says whether a later process of the unit has registered, which may have
 // ended since.
 func (g *Guard) successor(r *recovery) bool {
-	for ix := range g.targets {
+	for _, ix := range g.inUnit(r.unit) {
 		t := &g.targets[ix]
 		if t.used && t.id > r.id && t.known && t.facts.Unit == r.unit && t.displayName() == r.name {
 			return true
@@ -459,24 +495,43 @@ func (g *Guard) restarted(r *recovery, o RestoreDone) {
 	r.at = g.clock.attn
 }
 
-// renew begins a budget anew, and has all that wait for it go on at once.
-func (g *Guard) renew(b *budget, why string) *Event {
+// renewAll begins the budgets anew that which says, and has all that wait for them go
+// on at once.
+func (g *Guard) renewAll(why string, which func(*budget) bool) []*Event {
+	var events []*Event
+	var waiting map[budgetKey][]*recovery
+	for i := range g.budgets {
+		b := &g.budgets[i]
+		if !which(b) {
+			continue
+		}
+		if waiting == nil {
+			waiting = map[budgetKey][]*recovery{}
+			for k := range g.pending {
+				if r := &g.pending[k]; !r.under && r.next == 0 {
+					p := g.policyOf(r)
+					key := keyOf(&p, r.name, r.unit)
+					waiting[key] = append(waiting[key], r)
+				}
+			}
+		}
+		events = append(events, g.renew(b, why, waiting[b.key()]))
+	}
+	return events
+}
+
+func (g *Guard) renew(b *budget, why string, waiting []*recovery) *Event {
 	b.starts, b.streak, b.given, b.until, b.last = nil, 0, false, 0, g.clock.attn
 	e := &Event{Name: EvRetrying, Level: LevelNotice, Process: b.name, Unit: b.unit, Slot: -1, Reason: why}
-	n := 0
-	for i := range g.pending {
-		r := &g.pending[i]
-		if p := g.policyOf(r); b.isOf(r.name, budgetUnit(&p, r.unit)) && !r.under && r.next == 0 {
-			r.parked, r.at = false, g.clock.attn
-			e.PID = r.pid
-			n++
-		}
+	for _, r := range waiting {
+		r.parked, r.at = false, g.clock.attn
+		e.PID = r.pid
 	}
 	what := b.name
 	if what == "" {
 		what = b.unit
 	}
-	e.Message = fmt.Sprintf("%s begins anew, %s: %d that ended are looked at now", what, why, n)
+	e.Message = fmt.Sprintf("%s begins anew, %s: %d that ended are looked at now", what, why, len(waiting))
 	return e
 }
 
@@ -487,35 +542,41 @@ func (g *Guard) Recover(name, by string) (names int, err error) {
 		return 0, &OrderError{Problem: fmt.Sprintf("the name %q is no pattern", name)}
 	}
 	g.pruneBudgets()
-	for i := range g.budgets {
-		if b := &g.budgets[i]; config.Glob(name, b.name) || config.Glob(name, b.unit) {
-			g.told = append(g.told, g.renew(b, "ordered by "+orSomebody(by)))
-			names++
-		}
-	}
-	if names == 0 {
+	events := g.renewAll("ordered by "+orSomebody(by), func(b *budget) bool { return config.Glob(name, b.name) || config.Glob(name, b.unit) })
+	if len(events) == 0 {
 		return 0, &OrderError{NoTarget: true, Problem: fmt.Sprintf("nothing with the name %s was started again or given up", name)}
 	}
-	return names, nil
+	g.told = append(g.told, events...)
+	return len(events), nil
 }
 
 // Recoveries lists the names that were started again lately, or wait for that, or
 // are given up.
 func (g *Guard) Recoveries() []RecoveryView {
 	g.pruneBudgets()
+	type waits struct {
+		policy config.Policy
+		next   time.Duration
+	}
+	pending := map[budgetKey]waits{}
+	for k := range g.pending {
+		r := &g.pending[k]
+		p := g.policyOf(r)
+		key := keyOf(&p, r.name, r.unit)
+		x := waits{p, pending[key].next}
+		if r.at != never && r.next == 0 && (x.next == 0 || r.at-g.clock.attn < x.next) {
+			x.next = max(r.at-g.clock.attn, 1)
+		}
+		pending[key] = x
+	}
 	var out []RecoveryView
 	for i := range g.budgets {
 		b := &g.budgets[i]
 		v := RecoveryView{Name: b.name, Unit: b.unit, GivenUp: b.given}
-		p := g.cfg.Policy(b.name, "", b.unit)
-		for k := range g.pending {
-			r := &g.pending[k]
-			if q := g.policyOf(r); b.isOf(r.name, budgetUnit(&q, r.unit)) {
-				p = q
-				if r.at != never && r.next == 0 && (v.Next == 0 || r.at-g.clock.attn < v.Next) {
-					v.Next = max(r.at-g.clock.attn, 1)
-				}
-			}
+		x, ok := pending[b.key()]
+		p := x.policy
+		if v.Next = x.next; !ok {
+			p = g.cfg.Policy(b.name, "", b.unit)
 		}
 		v.Starts, v.Attempts = b.within(p.Window, g.clock.attn), p.Attempts
 		if b.given {
@@ -541,19 +602,17 @@ func (g *Guard) givenUp() int {
 
 // recoveryOf says for the list how often a target was started again, "" for never.
 func (g *Guard) recoveryOf(t *target) string {
-	unit := budgetUnit(&t.policy, t.facts.Unit)
-	for i := range g.budgets {
-		b := &g.budgets[i]
-		if !b.isOf(t.displayName(), unit) {
-			continue
-		}
-		n := b.within(t.policy.Window, g.clock.attn)
-		switch {
-		case b.given:
-			return fmt.Sprintf("given up for %s more", seconds(b.until-g.clock.attn))
-		case n > 0:
-			return fmt.Sprintf("%d of %d starts", n, t.policy.Attempts)
-		}
+	i, ok := g.budgetAt[keyOf(&t.policy, t.displayName(), t.facts.Unit)]
+	if !ok {
+		return ""
+	}
+	b := &g.budgets[i]
+	n := b.within(t.policy.Window, g.clock.attn)
+	switch {
+	case b.given:
+		return fmt.Sprintf("given up for %s more", seconds(b.until-g.clock.attn))
+	case n > 0:
+		return fmt.Sprintf("%d of %d starts", n, t.policy.Attempts)
 	}
 	return ""
 }
@@ -604,6 +663,9 @@ func (g *Guard) restoreRecoveries(r *reader) {
 			r.bad = true
 		}
 		g.pending = append(g.pending, x)
+		if ix, ok := g.byID[x.id]; ok {
+			g.targets[ix].returns = true
+		}
 	}
 	for n := r.count(maxBudgets); n > 0 && !r.bad; n-- {
 		b := budget{name: r.str(), unit: r.str()}
@@ -612,6 +674,10 @@ func (g *Guard) restoreRecoveries(r *reader) {
 		}
 		b.streak, b.last, b.given, b.until = r.count(maxStreak), r.upTo(attn), r.flag(), r.upTo(maxTime)
 		g.budgets = append(g.budgets, b)
+	}
+	if g.indexBudgets(); len(g.budgetAt) < len(g.budgets) {
+		r.bad = true // two for the same
+		return
 	}
 	g.unpark() // a damaged state must not park one for ever
 }

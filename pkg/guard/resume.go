@@ -71,6 +71,7 @@ func (g *Guard) reidentified(ix int32, o Identified) {
 	// may be those of a successor: its consent is asked anew before any signal.
 	sure := o.Facts.Inode != 0 && o.Facts.Inode == t.facts.Inode
 	t.facts, t.opening = o.Facts, false
+	g.units = nil
 	if !sure {
 		t.consent = ConsentUnknown
 		for k := range t.gauges {

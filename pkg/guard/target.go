@@ -202,7 +202,22 @@ func (g *Guard) newTarget(id TargetID, pid int32, f Facts) int32 {
 	g.due[ix] = never
 	g.byPID[pid] = ix
 	g.byID[id] = ix
+	g.units = nil
 	return ix
+}
+
+// inUnit lists targets of a unit in the order of their places: it holds all that are
+// in it, and perhaps some that were. A wave asks for thousands of units in one step.
+func (g *Guard) inUnit(unit string) []int32 {
+	if g.units == nil {
+		g.units = make(map[string][]int32)
+		for ix := range g.targets {
+			if t := &g.targets[ix]; t.used {
+				g.units[t.facts.Unit] = append(g.units[t.facts.Unit], int32(ix))
+			}
+		}
+	}
+	return g.units[unit]
 }
 
 // release gives up a target and forgets it.

@@ -49,7 +49,7 @@ func (g *Guard) wanted(unit string) (w UnitLimits) {
 			*to = v
 		}
 	}
-	for ix := range g.targets {
+	for _, ix := range g.inUnit(unit) {
 		t := &g.targets[ix]
 		if t.facts.Unit != unit || t.untouchable() != "" {
 			continue
@@ -75,11 +75,15 @@ func (m *gauge) throttles() bool {
 func (g *Guard) throttleAll() {
 	if g.throttled {
 		g.throttled = false
+		known := make(map[string]bool, len(g.throttles))
+		for i := range g.throttles {
+			known[g.throttles[i].unit] = true
+		}
 		for ix := range g.targets {
 			t := &g.targets[ix]
-			known := func(x throttle) bool { return x.unit == t.facts.Unit }
-			if slices.ContainsFunc(t.gauges, func(m gauge) bool { return m.throttles() }) && !slices.ContainsFunc(g.throttles, known) && len(g.throttles) < maxThrottles {
+			if slices.ContainsFunc(t.gauges, func(m gauge) bool { return m.throttles() }) && !known[t.facts.Unit] && len(g.throttles) < maxThrottles {
 				g.throttles = append(g.throttles, throttle{unit: t.facts.Unit})
+				known[t.facts.Unit] = true
 			}
 		}
 		for i := range g.throttles {

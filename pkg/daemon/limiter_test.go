@@ -196,8 +196,14 @@ func TestSamplesOfNobody(t *testing.T) {
 	if next := s.pass(list, time.Minute, now, map[string]bool{}); next <= now || next > now+time.Minute {
 		t.Errorf("next in %v", next-now)
 	}
-	found, problems := s.take()
+	room := make([]guard.Sample, 1, 8)
+	found, problems := s.take(room[:0])
 	if len(found) != 1 || found[0].Target != 2 || found[0].Values[config.Memory] <= 0 || found[0].Values[config.Threads] != -1 || len(problems) != 0 {
 		t.Errorf("%+v, %q", found, problems)
+	}
+	// What is found next goes into the room that was given for it.
+	s.pass(list, time.Minute, now+2*time.Minute, map[string]bool{})
+	if again, _ := s.take(nil); len(again) != 1 || &again[0] != &room[0] {
+		t.Errorf("%+v", again)
 	}
 }

@@ -14,8 +14,10 @@ import (
 )
 
 const (
-	// sampleStep is how long the sampler sleeps at least: what falls due within it
-	// is sampled together. Each wake costs some tens of microseconds.
+	// sampleParts is into how many parts a period is divided: what falls due within
+	// one is sampled together. Each wake costs some tens of microseconds.
+	sampleParts = 10
+	// sampleStep is how long such a part is at least.
 	sampleStep = 250 * time.Millisecond
 	// golden is the part of a period by which each next target is later than the one
 	// before: so any number of them is spread evenly, whoever comes and goes.
@@ -25,13 +27,14 @@ const (
 // wants says what is read for a quantity.
 var wants = [config.NumQuantities]process.Want{
 	config.Memory: process.WantMemory, config.GroupMemory: process.WantGroupMemory, config.CPU: process.WantCPU,
-	config.Descriptors: process.WantDescriptors, config.Threads: process.WantCPU, config.Children: process.WantChildren, config.Age: process.WantAge,
+	config.Descriptors: process.WantDescriptors, config.Threads: process.WantThreads, config.Children: process.WantChildren, config.Age: process.WantAge,
 	config.PressureCPU: process.WantPressureCPU, config.PressureMemory: process.WantPressureMemory, config.PressureIO: process.WantPressureIO,
 }
 
 // samples is what the loop knows of the sampler.
 type samples struct {
 	list, next []guard.Sampling
+	found      []guard.Sample
 	period     time.Duration
 }
 
@@ -44,7 +47,7 @@ type sampler struct {
 	list     []sampled
 	period   time.Duration
 	changed  bool
-	found    []guard.Sample
+	found    []guard.Sample // not taken yet
 	problems []string
 }
 
@@ -69,9 +72,10 @@ func (d *Daemon) takeSamples() {
 	if len(s.list) == 0 {
 		return
 	}
-	found, problems := d.sampler.take()
-	if len(found) > 0 {
-		d.see(guard.Sampled{Samples: found})
+	var problems []string
+	s.found, problems = d.sampler.take(s.found[:0])
+	if len(s.found) > 0 {
+		d.see(guard.Sampled{Samples: s.found})
 	}
 	for _, p := range problems {
 		d.degraded("limits "+p, fmt.Sprintf("limits: %s; what cannot be read exceeds no limit", p))
@@ -110,12 +114,13 @@ func (s *sampler) look(list []sampled, period time.Duration) {
 	}
 }
 
-// take returns what was found since the last time, and what could not be read.
-func (s *sampler) take() (found []guard.Sample, problems []string) {
+// take returns what was found since the last time, and what could not be read. room is
+// for what will be found.
+func (s *sampler) take(room []guard.Sample) (found []guard.Sample, problems []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	found, problems = s.found, s.problems
-	s.found, s.problems = nil, nil
+	s.found, s.problems = room, nil
 	return found, problems
 }
 
@@ -144,7 +149,7 @@ func (s *sampler) run(ctx context.Context) {
 		if len(list) == 0 {
 			timer.Reset(math.MaxInt64)
 		} else {
-			timer.Reset(max(next-process.Now(), sampleStep))
+			timer.Reset(max(next-process.Now(), period/sampleParts, sampleStep))
 		}
 	}
 }

@@ -3,7 +3,6 @@ package process
 import (
 	"bytes"
 	"math"
-	"strconv"
 
 	"golang.org/x/sys/unix"
 )
@@ -64,7 +63,9 @@ func nameDescriptors(fd, limit int) (first []string, count int, err error) {
 //
 // "unlimited" is the largest number; 0 when it is not there.
 func parseOpenLimit(b []byte) int64 {
-	for line := range bytes.Lines(b) {
+	for len(b) > 0 {
+		var line []byte
+		line, b, _ = bytes.Cut(b, []byte("\n"))
 		rest, ok := bytes.CutPrefix(line, []byte("Max open files "))
 		if !ok {
 			continue
@@ -73,11 +74,8 @@ func parseOpenLimit(b []byte) int64 {
 		if string(word) == "unlimited" {
 			return math.MaxInt64
 		}
-		n, err := strconv.ParseInt(string(word), 10, 64)
-		if err != nil || n < 0 {
-			return 0
-		}
-		return n
+		n, _ := number(word)
+		return max(n, 0)
 	}
 	return 0
 }

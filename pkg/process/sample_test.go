@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const wantAll = WantMemory | WantGroupMemory | WantCPU | WantDescriptors | WantOpenLimit | WantChildren | WantAge | wantPressure
+const wantAll = WantMemory | WantGroupMemory | WantCPU | WantThreads | WantDescriptors | WantOpenLimit | WantChildren | WantAge | wantPressure
 
 // kept is what the role "use" holds on to.
 var kept []any
@@ -107,6 +107,12 @@ func TestSample(t *testing.T) {
 	if first.Age < 0 || first.Age > time.Hour {
 		t.Errorf("%v old", first.Age)
 	}
+	if look, err := p.Look(); err != nil || look.CPU < first.CPU-2*time.Second/userHZ || look.CPU > first.CPU+time.Minute { // a tick each of user and system time
+		t.Errorf("%v of processor time, then %v, %v", first.CPU, look.CPU, err)
+	}
+	if s, err := p.Sample(WantCPU); err != nil || s.CPU < first.CPU || s.Memory >= 0 || s.Threads >= 0 || s.Problems != nil {
+		t.Errorf("only processor time was wanted: %+v, %v", s, err)
+	}
 	eventually(t, "processor time", func() bool {
 		s, err := p.Sample(WantCPU | WantAge)
 		return err == nil && s.CPU > first.CPU && s.Age > first.Age && s.At > first.At
@@ -129,7 +135,7 @@ func TestSample(t *testing.T) {
 func TestSampleOneThread(t *testing.T) {
 	cmd := exec.Command("/bin/sh", "-c", "exec 3<&0; cat <&3 >/dev/null 2>&1 & cat <&3 >/dev/null 2>&1 & echo ready; wait")
 	c := start(t, cmd)
-	if s, err := open(t, c.pid()).Sample(WantChildren | WantCPU); err != nil || s.Threads != 1 || s.Children != 2 {
+	if s, err := open(t, c.pid()).Sample(WantChildren | WantThreads); err != nil || s.Threads != 1 || s.Children != 2 {
 		t.Errorf("%+v, %v", s, err)
 	}
 }
@@ -176,7 +182,7 @@ func TestSampleFakes(t *testing.T) {
 		"42/task/42/children": "7 8 ", "42/task/43/children": "", "42/task/44/children": "9 "})
 	write(group, map[string]string{"a/b/memory.current": "4096\n", "a/b/cpu.pressure": pressureText, "a/b/memory.pressure": pressureText, "a/b/io.pressure": pressureText})
 	got := s.sample(42, 100, wantAll)
-	if got.Memory != 100*pageSize || got.GroupMemory != 4096 || got.CPU != 2*time.Second || got.Threads != 3 || got.OpenLimit != 1024 || got.Children != 3 ||
+	if got.Memory != 100*pageSize || got.GroupMemory != 4096 || got.Threads != 3 || got.OpenLimit != 1024 || got.Children != 3 ||
 		got.Pressure != (Pressure{5.66, 0.34, 0.34}) || got.Age <= 0 || len(got.Problems) != 0 {
 		t.Errorf("%+v", got)
 	}
@@ -208,7 +214,7 @@ func TestSampleDoesNotAllocate(t *testing.T) {
 	}
 	p := open(t, actor(t, "pause").pid())
 	if n := testing.AllocsPerRun(100, func() {
-		if _, err := p.Sample(WantMemory | WantCPU | WantDescriptors | WantAge); err != nil {
+		if _, err := p.Sample(WantMemory | WantCPU | WantThreads | WantDescriptors | WantOpenLimit | WantAge); err != nil {
 			t.Fatal(err)
 		}
 	}); n != 0 {
@@ -218,7 +224,7 @@ func TestSampleDoesNotAllocate(t *testing.T) {
 
 func BenchmarkSample(b *testing.B) {
 	p := open(b, actor(b, "pause").pid())
-	for name, want := range map[string]Want{"memory": WantMemory, "cpu": WantCPU, "descriptors": WantDescriptors, "limit": WantOpenLimit,
+	for name, want := range map[string]Want{"memory": WantMemory, "cpu": WantCPU, "threads": WantThreads, "limits of the bench": WantMemory | WantCPU | WantDescriptors, "descriptors": WantDescriptors, "limit": WantOpenLimit,
 		"children": WantChildren, "pressure": WantPressureCPU, "all": wantAll &^ WantGroupMemory} {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()

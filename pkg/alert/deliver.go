@@ -19,6 +19,9 @@ const (
 	retryAsked = 10 * time.Minute
 	// sayAgain is how often a receiver that keeps failing is reported.
 	sayAgain = time.Hour
+	// lastChance is for a request that is under way at the end: one that was taken,
+	// and is not recorded, would be sent again by the next process.
+	lastChance = 2 * time.Second
 )
 
 // delivery brings to one receiver what waits for it, in order.
@@ -63,7 +66,7 @@ func (d *delivery) run(ctx context.Context) {
 			sent := true
 			for len(standing) > 0 && sent {
 				n := min(batchSize, len(standing))
-				sent = d.settle(ctx, d.post(ctx, standing[:n]), nil)
+				sent = d.settle(ctx, d.send(ctx, standing[:n]), nil)
 				standing = standing[n:]
 			}
 			if sent {
@@ -71,8 +74,17 @@ func (d *delivery) run(ctx context.Context) {
 			}
 			continue
 		}
-		d.settle(ctx, d.post(ctx, batch), batch)
+		d.settle(ctx, d.send(ctx, batch), batch)
 	}
+}
+
+// send posts, and goes on for lastChance after the end of ctx.
+func (d *delivery) send(ctx context.Context, list []Notification) error {
+	longer, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(lastChance, cancel) })
+	defer stop()
+	return d.post(longer, list)
 }
 
 // settle draws the consequences of an attempt, and waits after a failure.

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -213,6 +214,51 @@ func TestNothingIsLost(t *testing.T) {
 		}
 		eventually(t, "all has arrived", func() bool { return x.ids() == numbers(0, 300) })
 	})
+}
+
+// TestEndWhileSending: what a receiver takes while this process ends is not sent again by the next one, and a receiver
+// that never answers does not keep it from ending.
+func TestEndWhileSending(t *testing.T) {
+	for name, answers := range map[string]bool{"answers": true, "hangs": false} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "queue")
+			s, _ := openStore(t, path, "ops")
+			put(t, s, 1)
+			synctest.Test(t, func(t *testing.T) {
+				answer := make(chan error)
+				d := delivery{name: "ops", store: s, report: (&log{}).add, post: func(ctx context.Context, _ []Notification) error {
+					select {
+					case err := <-answer:
+						return err
+					case <-ctx.Done():
+						return ctx.Err()
+					}
+				}}
+				s.bells["ops"] = make(chan struct{}, 1) // of the bubble
+				ctx, cancel := context.WithCancel(t.Context())
+				done := make(chan struct{})
+				go func() { defer close(done); d.run(ctx) }()
+				synctest.Wait()
+				begin := time.Now()
+				cancel()
+				synctest.Wait()
+				if answers {
+					answer <- nil
+				}
+				<-done
+				if took := time.Since(begin); !answers && took != lastChance {
+					t.Errorf("ended after %v", took)
+				}
+			})
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			s, _ = openStore(t, path, "ops")
+			if left := ids(s.head("ops", 9)); left == "1" == answers {
+				t.Errorf("%q waits", left)
+			}
+		})
+	}
 }
 
 // TestPoison: what a receiver rejects is given up, and only that.

@@ -2,6 +2,7 @@ package alert
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -39,12 +40,15 @@ type Agent struct {
 	unasked  string // why the guard could not be asked, said once
 	seen     time.Time
 	compared time.Time
+	full     dropping // alerts
+	over     dropping // notifications
 }
 
 // message is what the follower says to the agent.
 type message struct {
 	followed control.Followed
-	err      error // the guard is not to be reached
+	err      error  // the guard is not to be reached
+	refused  string // it takes no such cursor; the oldest event comes next
 }
 
 // Run works until ctx ends.
@@ -114,7 +118,15 @@ func (a *Agent) follow(ctx context.Context, cursor string, out chan<- message) {
 			})
 			silent.Stop()
 			cancel()
-			if err == nil {
+			var refused *control.InvalidError
+			switch {
+			case errors.As(err, &refused) && cursor != control.CursorOldest:
+				if say(message{refused: cursor}) != nil {
+					return
+				}
+				cursor = control.CursorOldest
+				continue
+			case err == nil:
 				err = fmt.Errorf("checkprocd has ended")
 			}
 		}
@@ -138,6 +150,12 @@ func (a *Agent) take(m message) {
 			a.Report(fmt.Sprintf("the guard is not to be reached: %v; trying again each %s", m.err, redial))
 			a.tracker.Lost(now, fmt.Sprintf("the guard is not to be reached: %v", m.err))
 		}
+		return
+	}
+	if m.refused != "" {
+		a.caughtUp, a.compared = false, time.Time{}
+		a.Report(fmt.Sprintf("the guard does not know the place %q in its events; reading all that it has", m.refused))
+		a.tracker.Again()
 		return
 	}
 	if a.lost {
@@ -168,6 +186,8 @@ func (a *Agent) pass(ctx context.Context, now time.Time) {
 	}
 	a.keep(now.Sub(a.seen) >= reconcileEvery)
 	waiting, dropped := a.Store.Waiting()
+	a.sayDropped(&a.full, now, uint64(a.tracker.Dropped()), "%d events opened no alert: %d stand", maxOpen)
+	a.sayDropped(&a.over, now, dropped, "%d notifications were dropped, the oldest of a receiver for which %d wait", maxQueue)
 	status := fmt.Sprintf("%d alerts stand, %d notifications wait", len(a.tracker.Standing()), waiting)
 	if a.lost {
 		status += ", the guard is not to be reached"
@@ -176,6 +196,21 @@ func (a *Agent) pass(ctx context.Context, now time.Time) {
 		status += fmt.Sprintf(", %d were dropped", n)
 	}
 	a.Turn(status)
+}
+
+// dropping is what was said about something that is dropped.
+type dropping struct {
+	at   time.Time
+	said uint64
+}
+
+// sayDropped reports what was dropped, at once and then each hour while it is more.
+func (a *Agent) sayDropped(d *dropping, now time.Time, n uint64, format string, bound int) {
+	if n == d.said || !d.at.IsZero() && now.Sub(d.at) < sayAgain {
+		return
+	}
+	a.Report(fmt.Sprintf(format, n-d.said, bound))
+	d.at, d.said = now, n
 }
 
 // compare asks the guard what it knows. Meanwhile no event is taken in, so that

@@ -44,7 +44,10 @@ func (g *guard) List(context.Context, control.Caller) ([]control.Target, error) 
 
 func (g *guard) Follow(ctx context.Context, _ control.Caller, cursor string, send func(control.Followed) error) error {
 	next, missed := 0, int64(-1)
-	if n, err := fmt.Sscanf(cursor, g.instance+":%d", &next); err == nil && n == 1 {
+	switch n, err := fmt.Sscanf(cursor, g.instance+":%d", &next); {
+	case cursor == "nonsense":
+		return &control.InvalidError{Parameter: "cursor"}
+	case cursor == control.CursorOldest, err == nil && n == 1:
 		missed = 0
 	}
 	for {
@@ -70,82 +73,153 @@ func (g *guard) Follow(ctx context.Context, _ control.Caller, cursor string, sen
 	}
 }
 
-// TestAgent follows a guard over the real socket: an episode is told to a real receiver, also over a restart of the agent,
-// and over one of the guard that forgets its events.
-func TestAgent(t *testing.T) {
+// stage is a socket for a guard, a receiver, and a place for the queue.
+type stage struct {
+	*testing.T
+	dir    string
+	config Config
+	hook   *receiver
+	log    log
+}
+
+func newStage(t *testing.T) *stage {
 	dir, err := os.MkdirTemp("", "alert") // t.TempDir's are too long for a socket
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	socket := filepath.Join(dir, "s")
-	serve := func(g *guard) (stop func()) {
-		s, err := control.Listen(socket, control.ServerConfig{OwnUID: uint32(os.Getuid()), Handler: g})
-		if err != nil {
-			t.Fatal(err)
-		}
-		ctx, cancel := context.WithCancel(context.Background())
-		done := make(chan struct{})
-		go func() { defer close(done); _ = s.Serve(ctx) }()
-		return sync.OnceFunc(func() { cancel(); <-done })
-	}
-	x := newReceiver(t)
-	c, err := Parse("x", fmt.Appendf(nil, "socket = %q\nhost = \"h\"\nguard_floor = \"1s\"\n[[receiver]]\nname = \"ops\"\ntype = \"webhook\"\nurl = %q\n", socket, x.URL))
+	s := &stage{T: t, dir: dir, hook: newReceiver(t)}
+	s.config, err = Parse("x", fmt.Appendf(nil, "socket = %q\nhost = \"h\"\nguard_floor = \"1s\"\n[[receiver]]\nname = \"ops\"\ntype = \"webhook\"\nurl = %q\n",
+		filepath.Join(dir, "s"), s.hook.URL))
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &log{}
-	run := func() (stop func()) {
-		s, damage, err := OpenStore(filepath.Join(dir, "queue"), c.names())
-		if err != nil || damage != "" {
-			t.Fatal(err, damage)
-		}
-		a := Agent{Config: c, Store: s, Report: l.add, Ready: func() {}, Turn: func(string) {}}
-		ctx, cancel := context.WithCancel(context.Background())
-		done := make(chan struct{})
-		go func() { defer close(done); a.Run(ctx) }()
-		return sync.OnceFunc(func() { cancel(); <-done; _ = s.Close() })
-	}
-	told := func(want string) {
-		t.Helper()
-		var got string
-		eventually(t, want, func() bool {
-			x.mu.Lock()
-			defer x.mu.Unlock()
-			var words []string
-			for _, n := range x.got {
-				words = append(words, fmt.Sprintf("%s-%s", n.Alert.Kind, n.Status))
-			}
-			got = strings.Join(words, " ")
-			return got == want || len(got) > len(want)
-		})
-		if got != want {
-			t.Fatalf("told %s, want %s", got, want)
-		}
-	}
+	return s
+}
 
+func (s *stage) serve(g *guard) (stop func()) {
+	server, err := control.Listen(s.config.Socket, control.ServerConfig{OwnUID: uint32(os.Getuid()), Handler: g})
+	if err != nil {
+		s.Fatal(err)
+	}
+	return s.start(func(ctx context.Context) { _ = server.Serve(ctx) })
+}
+
+func (s *stage) start(run func(context.Context)) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { defer close(done); run(ctx) }()
+	stop = sync.OnceFunc(func() { cancel(); <-done })
+	s.Cleanup(stop)
+	return stop
+}
+
+func (s *stage) store() *Store {
+	x, damage, err := OpenStore(filepath.Join(s.dir, "queue"), s.config.names())
+	if err != nil || damage != "" {
+		s.Fatal(err, damage)
+	}
+	return x
+}
+
+func (s *stage) runAgent() (stop func()) {
+	a := Agent{Config: s.config, Store: s.store(), Report: s.log.add, Ready: func() {}, Turn: func(string) {}}
+	return s.start(func(ctx context.Context) { a.Run(ctx); _ = a.Store.Close() })
+}
+
+// told waits until the receiver was told so: "kind-status" of each notification.
+func (s *stage) told(want string) {
+	s.Helper()
+	var got string
+	eventually(s.T, want, func() bool {
+		s.hook.mu.Lock()
+		defer s.hook.mu.Unlock()
+		var words []string
+		for _, n := range s.hook.got {
+			words = append(words, fmt.Sprintf("%s-%s", n.Alert.Kind, n.Status))
+		}
+		got = strings.Join(words, " ")
+		return got == want || len(got) > len(want)
+	})
+	if got != want {
+		s.Fatalf("told %s, want %s", got, want)
+	}
+}
+
+// TestAgent follows a guard over the real socket: an episode is told to a real receiver, also over a restart of the agent,
+// and over one of the guard that forgets its events.
+func TestAgent(t *testing.T) {
+	s := newStage(t)
 	g := &guard{instance: "a", bell: make(chan struct{})}
 	g.targets = []control.Target{{PID: 7, Episode: "7-1", Verdict: "hung", State: control.StateLadder}}
-	stopGuard := serve(g)
-	defer func() { stopGuard() }()
-	stopAgent := run()
-	defer func() { stopAgent() }()
-	told("process-firing") // that was there before it came
+	stopGuard := s.serve(g)
+	stopAgent := s.runAgent()
+	s.told("process-firing") // that was there before it came
 	g.add(control.Event{Name: "late", Episode: "8-1", Level: control.LevelNotice})
 	g.add(control.Event{Name: "condemned", Episode: "8-1", Level: control.LevelWarning})
-	told("process-firing process-firing")
+	s.told("process-firing process-firing")
 
 	stopAgent()
 	g.add(control.Event{Name: "killed", Episode: "8-1", Level: control.LevelWarning})
-	stopAgent = run()
-	told("process-firing process-firing process-resolved")
+	s.runAgent()
+	s.told("process-firing process-firing process-resolved")
 
 	// The guard is away for longer than its floor; what was open ends unseen.
 	stopGuard()
-	told("process-firing process-firing process-resolved guard-firing")
-	if !l.has("the guard is not to be reached") {
-		t.Errorf("%v", l.lines)
+	s.told("process-firing process-firing process-resolved guard-firing")
+	if !s.log.has("the guard is not to be reached") {
+		t.Errorf("%v", s.log.lines)
 	}
-	stopGuard = serve(&guard{instance: "b", bell: make(chan struct{})})
-	told("process-firing process-firing process-resolved guard-firing guard-resolved process-resolved")
+	s.serve(&guard{instance: "b", bell: make(chan struct{})})
+	s.told("process-firing process-firing process-resolved guard-firing guard-resolved process-resolved")
+}
+
+// TestRefusedCursor: where the guard does not take the cursor, all that it has is read, once. What was told is not told
+// again, and what was missed is told.
+func TestRefusedCursor(t *testing.T) {
+	s := newStage(t)
+	g := &guard{instance: "a", bell: make(chan struct{})}
+	for _, name := range []string{"late", "condemned", "killed"} {
+		g.add(control.Event{Name: name, Episode: "7-1", Level: control.LevelWarning})
+	}
+	g.add(control.Event{Name: "brake-on", Level: control.LevelError})
+	g.add(control.Event{Name: "brake-off", Level: control.LevelWarning})
+	g.add(control.Event{Name: "condemned", Episode: "8-1", Level: control.LevelWarning})
+	g.targets = []control.Target{{PID: 8, Episode: "8-1", Verdict: "hung", State: control.StateLadder}}
+	s.serve(g)
+	stop := s.runAgent()
+	const before = "process-firing process-resolved brake-firing brake-resolved process-firing"
+	s.told(before)
+	stop()
+	queue := s.store()
+	if err := queue.Put(Step{}, "nonsense"); err != nil {
+		t.Fatal(err)
+	}
+	if err := queue.Close(); err != nil {
+		t.Fatal(err)
+	}
+	g.add(control.Event{Name: "alert-test", Level: control.LevelNotice})
+	s.runAgent()
+	s.told(before + " alert-test-firing")
+	g.add(control.Event{Name: "killed", Episode: "8-1", Level: control.LevelWarning})
+	s.told(before + " alert-test-firing process-resolved")
+	if !s.log.has(`does not know the place "nonsense"`) || s.log.has("not to be reached") {
+		t.Errorf("%v", s.log.lines)
+	}
+}
+
+// TestDroppedIsSaid: what is dropped is reported, at once and then not more than once an hour.
+func TestDroppedIsSaid(t *testing.T) {
+	var l log
+	a := Agent{Report: l.add}
+	now := time.Now()
+	for _, x := range []struct {
+		after time.Duration
+		n     uint64
+	}{{0, 0}, {1, 3}, {2, 4}, {time.Hour, 4}, {time.Hour + 2, 9}, {3 * time.Hour, 9}} {
+		a.sayDropped(&a.over, now.Add(x.after), x.n, "%d gone, %d stay", 10)
+	}
+	if got := strings.Join(l.lines, ", "); got != "3 gone, 10 stay, 6 gone, 10 stay" {
+		t.Error(got)
+	}
 }

@@ -122,4 +122,15 @@ func TestAlertmanager(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "it ends by itself", func() bool { return len(active(t, url)) == 0 })
+
+	// One that began, and ended, before the clock was set back.
+	b.ID, b.StartsAt = "9-1@5", time.Now().Add(time.Hour)
+	if err := p.post(t.Context(), []Notification{{Status: Firing, Alert: b}}); err != nil {
+		t.Fatal(err)
+	}
+	b.EndsAt = b.StartsAt.Add(time.Minute)
+	if err := p.post(t.Context(), []Notification{{Status: Resolved, Alert: b}}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it is over at once", func() bool { return len(active(t, url)) == 0 })
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 )
 
@@ -34,6 +35,7 @@ type delivery struct {
 
 	failing time.Time // since when
 	said    time.Time // when that was reported last
+	refused time.Time // when it was reported last that what stands is rejected
 	wait    time.Duration
 	single  bool // one of the next batch was rejected
 }
@@ -44,38 +46,48 @@ func (d *delivery) run(ctx context.Context) {
 	var again <-chan time.Time
 	fresh := time.Time{} // when the alerts that stand were sent last
 	for ctx.Err() == nil {
-		n := batchSize
-		if d.single {
-			n = 1
-		}
-		batch := d.store.head(d.name, n)
-		due := d.refresh > 0 && time.Since(fresh) >= d.refresh
-		if len(batch) == 0 && !due {
-			if d.refresh > 0 {
-				again = time.After(d.refresh - time.Since(fresh))
-			}
-			select {
-			case <-bell:
-			case <-again:
-			case <-ctx.Done():
-			}
-			continue
-		}
-		if len(batch) == 0 { // nothing waits: say once more what stands
-			standing := d.store.standing(d.name)
-			sent := true
-			for len(standing) > 0 && sent {
-				n := min(batchSize, len(standing))
-				sent = d.settle(ctx, d.send(ctx, standing[:n]), nil)
-				standing = standing[n:]
-			}
-			if sent {
+		if d.refresh > 0 && time.Since(fresh) >= d.refresh {
+			if d.sendStanding(ctx) {
 				fresh = time.Now()
 			}
 			continue
 		}
-		d.settle(ctx, d.send(ctx, batch), batch)
+		n := batchSize
+		if d.single {
+			n = 1
+		}
+		if batch := d.store.head(d.name, n); len(batch) > 0 {
+			d.settle(ctx, d.send(ctx, batch), batch)
+			continue
+		}
+		if d.refresh > 0 {
+			again = time.After(d.refresh - time.Since(fresh))
+		}
+		select {
+		case <-bell:
+		case <-again:
+		case <-ctx.Done():
+		}
 	}
+}
+
+// sendStanding says once more what stands. It does not wait until nothing else does:
+// what is not said again ends at the receiver.
+func (d *delivery) sendStanding(ctx context.Context) (done bool) {
+	for batch := range slices.Chunk(d.store.standing(d.name), batchSize) {
+		err := d.send(ctx, batch)
+		if errors.Is(err, errRejected) { // some of it: Alertmanager takes the others
+			if time.Since(d.refused) >= sayAgain {
+				d.refused = time.Now()
+				d.report(fmt.Sprintf("%s: what stands is rejected in part: %v", d.name, err))
+			}
+			continue
+		}
+		if !d.settle(ctx, err, nil) {
+			return false
+		}
+	}
+	return true
 }
 
 // send posts, and goes on for lastChance after the end of ctx.

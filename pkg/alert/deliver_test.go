@@ -261,6 +261,53 @@ func TestEndWhileSending(t *testing.T) {
 	}
 }
 
+// TestStandingIsSaidAgain: what stands is sent again on time, also while more and more waits, and all of it, also where the
+// receiver rejects some.
+func TestStandingIsSaidAgain(t *testing.T) {
+	s, _ := openStore(t, filepath.Join(t.TempDir(), "queue"), "ops")
+	step := Step{}
+	for n := range 2*batchSize + 1 {
+		step.Set = append(step.Set, Open{Key: fmt.Sprint("k", n), Alert: Alert{ID: fmt.Sprint("k", n)}, Fired: true, To: []string{"ops"}})
+	}
+	if err := s.Put(step, ""); err != nil {
+		t.Fatal(err)
+	}
+	put(t, s, 0)
+	l := &log{}
+	synctest.Test(t, func(t *testing.T) {
+		said, next := map[string]int{}, 1
+		d := delivery{name: "ops", store: s, refresh: time.Second, report: l.add, post: func(_ context.Context, list []Notification) error {
+			time.Sleep(100 * time.Millisecond) // of the bubble
+			for _, n := range list {
+				said[n.ID]++
+			}
+			switch {
+			case slices.ContainsFunc(list, func(n Notification) bool { return n.ID == "k0" }):
+				return &statusError{code: http.StatusBadRequest}
+			case len(list) == 1: // of the queue
+				put(t, s, next)
+				next++
+			}
+			return nil
+		}}
+		s.bells["ops"] = make(chan struct{}, 1) // of the bubble
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		d.run(ctx)
+		for key, n := range said {
+			if strings.HasPrefix(key, "k") && n < 6 || n > 10 {
+				t.Errorf("%s was sent %d times", key, n)
+			}
+		}
+		if len(said) < 2*batchSize+1 || next < 20 {
+			t.Errorf("%d alerts were sent again, %d of the queue were sent", len(said), next)
+		}
+	})
+	if len(l.lines) != 1 || !l.has("rejected in part") {
+		t.Errorf("%v", l.lines)
+	}
+}
+
 // TestPoison: what a receiver rejects is given up, and only that.
 func TestPoison(t *testing.T) {
 	s, _ := openStore(t, filepath.Join(t.TempDir(), "queue"), "ops")

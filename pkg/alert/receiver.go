@@ -153,8 +153,10 @@ func (p *poster) postable(list []Notification, now time.Time) []postable {
 		x := postable{
 			Labels:      map[string]string{"alertname": alertName(a.Kind), "severity": a.Severity, "host": p.host, "id": a.ID},
 			Annotations: map[string]string{"summary": a.Message, "event": a.Event},
-			StartsAt:    a.StartsAt, EndsAt: a.EndsAt,
 		}
+		// Alertmanager rejects what ends before it begins, and what ends in the future
+		// stands until then: both come of a clock that was set back.
+		x.StartsAt, x.EndsAt = earlier(a.StartsAt, now), earlier(a.EndsAt, now)
 		if n.Status == Firing {
 			x.EndsAt = now.Add(p.r.ResolveTimeout.Duration)
 		}
@@ -172,6 +174,13 @@ func (p *poster) postable(list []Notification, now time.Time) []postable {
 		out[i] = x
 	}
 	return out
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
 }
 
 // alertName is CheckprocRestoreFailed for restore-failed.

@@ -13,7 +13,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -38,7 +37,6 @@ type record struct {
 	Snapshot bool   `json:"snapshot,omitempty"` // all before is void
 	Cursor   string `json:"cursor,omitempty"`
 	Step
-	Closed []string                  `json:"closed,omitempty"`
 	Queues map[string][]Notification `json:"queues,omitempty"` // of a snapshot
 	Acked  map[string][]string       `json:"acked,omitempty"`  // ids, by receiver
 }
@@ -83,13 +81,17 @@ func OpenStore(path string, receivers []string) (s *Store, damage string, err er
 		return nil, "", fmt.Errorf("lock %s.lock: %w", path, err)
 	}
 	bad, err := s.load()
-	if err == nil && bad > 0 {
+	switch {
+	case err != nil:
+		damage = fmt.Sprintf("%v; going on with what could be read", err)
+	case bad > 0:
 		damage = fmt.Sprintf("%s: %d lines are damaged and were left out", path, bad)
-		if err := copyFile(path, path+".damaged"); err == nil {
+	}
+	if damage != "" { // the file is about to be replaced
+		_ = os.Remove(path + ".damaged")
+		if os.Link(path, path+".damaged") == nil {
 			damage += "; the file is kept as " + path + ".damaged"
 		}
-	} else if err != nil {
-		damage = fmt.Sprintf("%v; beginning anew", err)
 	}
 	s.behind = true
 	_ = s.flush() // tried again
@@ -144,7 +146,7 @@ func formatLine(r *record) ([]byte, error) {
 func (s *Store) apply(r *record) {
 	if r.Snapshot {
 		clear(s.open)
-		s.closed = r.Closed[max(0, len(r.Closed)-maxClosed):]
+		s.closed = nil
 		for name := range s.queues {
 			s.queues[name] = r.Queues[name]
 		}
@@ -152,12 +154,9 @@ func (s *Store) apply(r *record) {
 	if r.Cursor != "" {
 		s.cursor = r.Cursor
 	}
+	s.closed = append(s.closed, r.Closed...)
+	s.closed = s.closed[max(0, len(s.closed)-maxClosed):]
 	for _, key := range r.Del {
-		o, known := s.open[key]
-		if o.Alert.Kind == KindProcess || !known && strings.Contains(key, "-") { // opened and closed in one step
-			s.closed = append(s.closed, key)
-			s.closed = s.closed[max(0, len(s.closed)-maxClosed):]
-		}
 		delete(s.open, key)
 	}
 	for _, o := range r.Set {
@@ -170,7 +169,11 @@ func (s *Store) apply(r *record) {
 	}
 	for name, ids := range r.Acked {
 		if q, ok := s.queues[name]; ok {
-			s.queues[name] = slices.DeleteFunc(q, func(n Notification) bool { return slices.Contains(ids, n.ID) })
+			done := make(map[string]bool, len(ids))
+			for _, id := range ids {
+				done[id] = true
+			}
+			s.queues[name] = slices.DeleteFunc(q, func(n Notification) bool { return done[n.ID] })
 		}
 	}
 }
@@ -183,7 +186,7 @@ func (s *Store) enqueue(name string, n Notification) {
 		return
 	}
 	if len(q) >= maxQueue {
-		q = slices.Delete(q, 0, len(q)-maxQueue+1)
+		q = q[len(q)-maxQueue+1:] // and not moved: ten thousand may come at once
 		s.dropped++
 	}
 	s.queues[name] = append(q, n)
@@ -256,7 +259,7 @@ func (s *Store) flush() error {
 	if !s.behind {
 		return nil
 	}
-	line, err := formatLine(&record{Snapshot: true, Cursor: s.cursor, Step: Step{Set: slices.Collect(maps.Values(s.open))}, Closed: s.closed, Queues: s.queues})
+	line, err := formatLine(&record{Snapshot: true, Cursor: s.cursor, Step: Step{Set: slices.Collect(maps.Values(s.open)), Closed: s.closed}, Queues: s.queues})
 	if err != nil {
 		return err
 	}
@@ -289,14 +292,6 @@ func syncDir(dir string) {
 		_ = d.Sync()
 		_ = d.Close()
 	}
-}
-
-func copyFile(from, to string) error {
-	text, err := os.ReadFile(from)
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(to, text, 0o600)
 }
 
 // head returns up to n of what waits for a receiver, the oldest first.

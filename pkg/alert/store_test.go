@@ -64,7 +64,7 @@ func TestStoreLasts(t *testing.T) {
 	if err := s.Ack("ops", s.head("ops", 3)); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Put(Step{Del: []string{"5", "6"}}, "c:10"); err != nil {
+	if err := s.Put(Step{Del: []string{"5", "6"}, Closed: []string{"5", "6"}}, "c:10"); err != nil {
 		t.Fatal(err)
 	}
 	type state struct {
@@ -282,6 +282,36 @@ func TestStoreOnFullDisk(t *testing.T) {
 		t.Errorf("%s, %s", cursor, damage)
 	}
 	_ = s.Close()
+}
+
+// TestDamagedOnFullDisk: a file that is damaged is kept also where there is no room for a copy.
+func TestDamagedOnFullDisk(t *testing.T) {
+	if nstest.Run(t) {
+		return
+	}
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Unmount(dir, unix.MNT_DETACH) }()
+	path := filepath.Join(dir, "queue")
+	if err := os.WriteFile(path, []byte("nonsense\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "filler"), make([]byte, 64<<10), 0o600); err == nil {
+		t.Fatal("the disk is not full")
+	}
+	s, damage := openStore(t, path, "ops")
+	if s.Flush() == nil {
+		t.Error("the disk is not full")
+	}
+	if err := os.Remove(filepath.Join(dir, "filler")); err != nil {
+		t.Fatal(err)
+	}
+	put(t, s, 1)
+	if kept, err := os.ReadFile(path + ".damaged"); err != nil || string(kept) != "nonsense\n" || !strings.Contains(damage, "kept as") {
+		t.Errorf("%q, %v; %s", kept, err, damage)
+	}
 }
 
 // FuzzStore has any bytes as the file: what is read keeps the bounds, and is written back.

@@ -83,18 +83,19 @@ type Open struct {
 type Step struct {
 	Orders []Order  `json:"orders,omitempty"`
 	Set    []Open   `json:"set,omitempty"`
-	Del    []string `json:"del,omitempty"` // keys
+	Del    []string `json:"del,omitempty"`    // keys
+	Closed []string `json:"closed,omitempty"` // see Tracker.closed
 }
 
 // Empty says that nothing was decided.
 func (s *Step) Empty() bool { return len(s.Orders)+len(s.Set)+len(s.Del) == 0 }
 
 const (
-	// maxOpen bounds the alerts that stand: a table has 1000 records by default.
-	maxOpen = 2000
-	// maxClosed is how many closed episodes are remembered, so that events of
-	// them that come after a reconciliation open no second alert.
-	maxClosed = 1024
+	// maxOpen bounds the alerts that stand: as many as wait for a receiver.
+	maxOpen = maxQueue
+	// maxClosed is how many closed alerts are remembered: as many as the guard
+	// keeps events.
+	maxClosed = 4096
 )
 
 // Tracker follows the events; see Event, Tick and Reconcile. Its time is that of
@@ -104,24 +105,38 @@ type Tracker struct {
 	hold    time.Duration // how long an alert stands that only has a beginning
 	now     time.Time
 	open    map[string]*Open
+	current map[string]string // the key of a target's open episode
+	next    time.Time         // nothing is due before; zero: nothing is
+	// What was closed, so that an event that is read late, or again, opens it no
+	// second time: the key of an episode, else the id of an alert. The oldest first.
 	closed  []string
+	isOver  map[string]bool // the same
 	orders  []Order
+	over    []string        // of closed, since the last Step
 	touched map[string]bool // keys, since the last Step
 	dropped int
 }
 
 // NewTracker goes on with the alerts that an earlier one had.
 func NewTracker(terms func(*Alert) Terms, hold time.Duration, open []Open, closed []string) *Tracker {
-	t := &Tracker{terms: terms, hold: hold, open: map[string]*Open{}, closed: slices.Clone(closed), touched: map[string]bool{}}
+	t := &Tracker{terms: terms, hold: hold, open: map[string]*Open{}, current: map[string]string{}, isOver: map[string]bool{}, touched: map[string]bool{}}
 	for _, o := range open {
 		t.open[o.Key] = &o
+		if o.Alert.Kind == KindProcess {
+			t.current[targetOf(o.Key)] = o.Key
+		}
+		t.expect(&o)
 	}
+	for _, x := range closed {
+		t.close(x)
+	}
+	t.over = nil
 	return t
 }
 
 // Step returns what was decided since the last call.
 func (t *Tracker) Step() Step {
-	s := Step{Orders: t.orders}
+	s := Step{Orders: t.orders, Closed: t.over}
 	for _, key := range slices.Sorted(maps.Keys(t.touched)) {
 		if o := t.open[key]; o != nil {
 			s.Set = append(s.Set, *o)
@@ -129,7 +144,7 @@ func (t *Tracker) Step() Step {
 			s.Del = append(s.Del, key)
 		}
 	}
-	t.orders = nil
+	t.orders, t.over = nil, nil
 	clear(t.touched)
 	return s
 }
@@ -154,18 +169,17 @@ func (t *Tracker) Watching() bool { return len(t.open) > 0 }
 // Dropped counts alerts that were not opened because too many stood.
 func (t *Tracker) Dropped() int { return t.dropped }
 
-// Next is when Tick has something to do, zero for never.
-func (t *Tracker) Next() time.Time {
-	var next time.Time
-	for _, o := range t.open {
-		for _, at := range []time.Time{o.Due, o.Until} {
-			if !at.IsZero() && (next.IsZero() || at.Before(next)) {
-				next = at
-			}
+// expect notes when an alert is due.
+func (t *Tracker) expect(o *Open) {
+	for _, at := range []time.Time{o.Due, o.Until} {
+		if !at.IsZero() && (t.next.IsZero() || at.Before(t.next)) {
+			t.next = at
 		}
 	}
-	return next
 }
+
+// Again says that events will come that were there before.
+func (t *Tracker) Again() { t.now = time.Time{} }
 
 // Tick lets time pass up to now. It is for times of which all events are known: an
 // alert must not fire for want of the event that ends it.
@@ -220,6 +234,7 @@ func (t *Tracker) Event(e control.Event) {
 		}
 		if o := t.begin(strings.TrimSuffix(e.Name+" "+subject, " "), e.Name, &e, at); o != nil {
 			o.Until = at.Add(t.hold)
+			t.expect(o)
 		}
 	}
 }
@@ -227,7 +242,7 @@ func (t *Tracker) Event(e control.Event) {
 func (t *Tracker) episode(e *control.Event, at time.Time) {
 	byOrder := e.Reason == "order" // an order holds or releases it; what is the matter with it stays
 	switch {
-	case slices.Contains(t.closed, e.Episode):
+	case t.isOver[e.Episode]:
 	case ends[e.Name] && !byOrder:
 		t.end(e.Episode, e, at)
 	default:
@@ -243,15 +258,17 @@ func (t *Tracker) episode(e *control.Event, at time.Time) {
 	}
 }
 
-// supersede ends an earlier episode of the target, whose end was not seen. The
-// name of an episode begins with that of its target.
+// supersede ends an earlier episode of the target, whose end was not seen.
 func (t *Tracker) supersede(episode string, at time.Time) {
-	target, _, _ := strings.Cut(episode, "-")
-	for _, key := range slices.Sorted(maps.Keys(t.open)) {
-		if other, _, _ := strings.Cut(key, "-"); key != episode && other == target && t.open[key].Alert.Kind == KindProcess {
-			t.end(key, nil, at)
-		}
+	if key, ok := t.current[targetOf(episode)]; ok && key != episode {
+		t.end(key, nil, at)
 	}
+}
+
+// targetOf is what the name of an episode begins with.
+func targetOf(episode string) string {
+	target, _, _ := strings.Cut(episode, "-")
+	return target
 }
 
 // begin opens an alert that fires at its floor.
@@ -264,16 +281,24 @@ func (t *Tracker) begin(key, kind string, e *control.Event, at time.Time) *Open 
 	return o
 }
 
-// add finds or makes what is open under a key; nil when there is no room.
+// add finds or makes what is open under a key; nil when it is over, or there is no
+// room.
 func (t *Tracker) add(key, kind string, at time.Time) *Open {
 	o := t.open[key]
 	if o == nil {
-		if len(t.open) >= maxOpen {
+		id := fmt.Sprintf("%s@%d", strings.ReplaceAll(key, " ", "-"), at.UnixMicro())
+		switch {
+		case t.isOver[id]:
+			return nil
+		case len(t.open) >= maxOpen:
 			t.dropped++
 			return nil
 		}
-		o = &Open{Key: key, Alert: Alert{ID: fmt.Sprintf("%s@%d", strings.ReplaceAll(key, " ", "-"), at.UnixMicro()), Kind: kind, StartsAt: at}}
+		o = &Open{Key: key, Alert: Alert{ID: id, Kind: kind, StartsAt: at}}
 		t.open[key] = o
+		if kind == KindProcess {
+			t.current[targetOf(key)] = key
+		}
 	}
 	t.touched[key] = true
 	return o
@@ -298,6 +323,8 @@ func (t *Tracker) grave(o *Open) {
 	o.Grave, o.Due = true, o.Alert.StartsAt.Add(t.terms(&o.Alert).Floor)
 	if !o.Due.After(t.now) {
 		t.fire(o, t.now)
+	} else {
+		t.expect(o)
 	}
 }
 
@@ -318,6 +345,7 @@ func (t *Tracker) fire(o *Open, at time.Time) {
 	t.order(o, Firing)
 	if terms.Repeat > 0 {
 		o.Due = at.Add(terms.Repeat)
+		t.expect(o)
 	}
 }
 
@@ -346,23 +374,36 @@ func (t *Tracker) end(key string, e *control.Event, at time.Time) {
 		t.order(o, Resolved)
 	}
 	if o.Alert.Kind == KindProcess {
-		t.closed = append(t.closed, key)
-		if len(t.closed) > maxClosed {
-			t.closed = t.closed[1:]
-		}
+		t.close(key)
+		delete(t.current, targetOf(key))
+	} else {
+		t.close(o.Alert.ID)
 	}
 	delete(t.open, key)
 	t.touched[key] = true
 }
 
+// close remembers that an episode or an alert is over.
+func (t *Tracker) close(x string) {
+	t.closed, t.over, t.isOver[x] = append(t.closed, x), append(t.over, x), true
+	if len(t.closed) > maxClosed {
+		delete(t.isOver, t.closed[0])
+		t.closed = t.closed[1:]
+	}
+}
+
 // advance fires, repeats and ends what is due, in the order of its time.
 func (t *Tracker) advance(now time.Time, which func(*Open) bool) {
+	now = now.Round(0) // of the wall clock only: else it would not be seen that this was set
 	if back := t.now.Sub(now); back > time.Second && !t.now.IsZero() {
 		t.shift(-back) // the wall clock was set back: what is due is not put off by it
 	} else if back > 0 {
 		return
 	}
 	t.now = now
+	if t.next.IsZero() || now.Before(t.next) {
+		return
+	}
 	var due []*Open
 	for _, o := range t.open {
 		if which(o) && (!o.Due.IsZero() && !o.Due.After(now) || !o.Until.IsZero() && !o.Until.After(now)) {
@@ -378,6 +419,10 @@ func (t *Tracker) advance(now time.Time, which func(*Open) bool) {
 			t.end(o.Key, nil, o.Until)
 		}
 	}
+	t.next = time.Time{}
+	for _, o := range t.open {
+		t.expect(o)
+	}
 }
 
 func (t *Tracker) shift(by time.Duration) {
@@ -388,6 +433,9 @@ func (t *Tracker) shift(by time.Duration) {
 			}
 		}
 		t.touched[key] = true
+	}
+	if !t.next.IsZero() {
+		t.next = t.next.Add(by)
 	}
 }
 
@@ -420,7 +468,7 @@ func (t *Tracker) Reconcile(now time.Time, status control.Status, targets []cont
 		}
 	}
 	for _, x := range targets {
-		if x.Episode == "" || t.open[x.Episode] != nil || slices.Contains(t.closed, x.Episode) {
+		if x.Episode == "" || t.open[x.Episode] != nil || t.isOver[x.Episode] {
 			continue
 		}
 		name := "late"
@@ -449,6 +497,3 @@ func (t *Tracker) Reconcile(now time.Time, status control.Status, targets []cont
 		}
 	}
 }
-
-// Closed are the episodes that are not opened again.
-func (t *Tracker) Closed() []string { return t.closed }

@@ -3,6 +3,7 @@ package alert
 import (
 	"cmp"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -59,7 +60,7 @@ func TestEpisodeIsOneAlert(t *testing.T) {
 	tr.Event(event(2*time.Hour, "signalled", "1-5")) // after a reconciliation events may come late
 	tr.Tick(at(9 * time.Hour))
 	expect(t, tr, "")
-	if tr.Watching() || !tr.Next().IsZero() {
+	if tr.Watching() || !tr.next.IsZero() {
 		t.Error("something is left open")
 	}
 }
@@ -68,7 +69,7 @@ func TestFloor(t *testing.T) {
 	tr := NewTracker(plain(30*time.Second, 0), time.Minute, nil, nil)
 	tr.Event(event(0, "late", "1-5"))
 	tr.Event(event(time.Second, "held", "1-5"))
-	if got := tr.Next(); !got.Equal(at(30 * time.Second)) { // from late on
+	if got := tr.next; !got.Equal(at(30 * time.Second)) { // from late on
 		t.Errorf("next at %v", got)
 	}
 	tr.Event(event(29*time.Second, "recovered", "1-5"))
@@ -175,6 +176,34 @@ func TestClockSetBack(t *testing.T) {
 	}
 }
 
+// TestReadAgain: events that are read a second time lead to nothing, and bring nothing forward that is due.
+func TestReadAgain(t *testing.T) {
+	tr := NewTracker(plain(0, time.Hour), time.Minute, nil, nil)
+	all := []control.Event{event(0, "condemned", "1-5"), event(time.Second, "killed", "1-5"), event(2*time.Second, "brake-on", ""),
+		event(3*time.Second, "brake-off", ""), event(4*time.Second, "alert-test", ""), event(30*time.Minute, "condemned", "2-5")}
+	for _, e := range all {
+		tr.Event(e)
+	}
+	expect(t, tr, "firing 0 condemned, resolved 0 killed, firing 0 brake-on, resolved 0 brake-off, firing 0 alert-test, resolved 0 alert-test, firing 0 condemned")
+	tr.Again()
+	for _, e := range all {
+		tr.Event(e)
+	}
+	tr.Tick(at(89 * time.Minute))
+	expect(t, tr, "")
+	tr.Tick(at(90 * time.Minute))
+	expect(t, tr, "firing 1 condemned")
+}
+
+// A time of this process knows how long ago it was, whatever the clock was set to meanwhile. The tracker must not.
+func TestOnlyTheWallClock(t *testing.T) {
+	tr := NewTracker(plain(0, time.Hour), time.Minute, nil, nil)
+	tr.Tick(time.Now())
+	if tr.now != tr.now.Round(0) {
+		t.Errorf("%v: a step of the clock would not be seen", tr.now)
+	}
+}
+
 func TestBounded(t *testing.T) {
 	tr := NewTracker(plain(0, 0), time.Minute, nil, nil)
 	for i := range 3 * maxOpen {
@@ -186,8 +215,30 @@ func TestBounded(t *testing.T) {
 	for i := range 3 * maxOpen {
 		tr.Event(event(time.Duration(3*maxOpen+i), "killed", fmt.Sprintf("%d-1", i)))
 	}
-	if tr.Watching() || len(tr.Closed()) > maxClosed {
+	if tr.Watching() || len(tr.closed) > maxClosed {
 		t.Error("what is closed stays")
+	}
+}
+
+// BenchmarkWave is a wave of 10 000 targets, to the disk and to a queue: its time is that of an event.
+func BenchmarkWave(b *testing.B) {
+	s, _, err := OpenStore(filepath.Join(b.TempDir(), "queue"), []string{"ops"})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer s.Close()
+	const targets = 10_000
+	tr := NewTracker(plain(0, time.Hour), time.Minute, nil, nil)
+	n := 0
+	for b.Loop() {
+		wave, i := n/(4*targets), n%targets
+		name := []string{"late", "condemned", "signalled", "killed"}[n/targets%4]
+		tr.Event(event(time.Duration(n)*time.Millisecond, name, fmt.Sprintf("%d-%d", i, wave)))
+		if n++; n%batchEvents == 0 {
+			if err := s.Put(tr.Step(), "c"); err != nil {
+				b.Fatal(err)
+			}
+		}
 	}
 }
 
@@ -244,7 +295,7 @@ func TestEpisodes(t *testing.T) {
 					for _, key := range s.Del {
 						delete(disk, key)
 					}
-					closed, from = slices.Clone(tr.Closed()), i+1
+					closed, from = append(closed, s.Closed...), i+1
 				}
 				if restarts && rapid.IntRange(0, 5).Draw(t, "crash") == 0 {
 					var open []Open

@@ -242,6 +242,7 @@ func remoteError(name string, parameters json.RawMessage) error {
 		reasonParameters
 		faultsParameters
 		messageParameters
+		Parameter string `json:"parameter"`
 	}
 	_ = json.Unmarshal(parameters, &p) // an error without its parameters is an error still
 	switch name {
@@ -253,6 +254,8 @@ func remoteError(name string, parameters json.RawMessage) error {
 		return ErrBusy
 	case errRejected:
 		return &Rejected{p.Faults}
+	case errInvalidParameter:
+		return &InvalidError{p.Parameter}
 	case errFailed:
 		return &RemoteError{name, p.Message}
 	}

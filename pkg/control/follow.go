@@ -77,7 +77,7 @@ func (s *Server) addFollower(n int) bool {
 
 // Follow calls got for each message of the stream of events from cursor on: "" for what comes from now on, CursorOldest,
 // or the cursor of an earlier message. It returns nil when the daemon has ended in order, and else what got returned, a
-// *LostError or what the daemon said: ErrNotAllowed, ErrBusy. The client is of no more use afterwards.
+// *LostError or what the daemon said: ErrNotAllowed, ErrBusy, an *InvalidError about the cursor. The client is of no more use afterwards.
 func (c *Client) Follow(ctx context.Context, cursor string, got func(Followed) error) error {
 	const method = Interface + ".Follow"
 	c.mu.Lock()

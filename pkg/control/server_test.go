@@ -270,9 +270,9 @@ func TestHandlerErrorsReachTheClient(t *testing.T) {
 		{ErrNotAllowed, func(err error) bool { return errors.Is(err, ErrNotAllowed) }, "not allowed"},
 		{fmt.Errorf("%w: pid 7 is no target", ErrNoTarget), func(err error) bool { return errors.Is(err, ErrNoTarget) }, "not there: pid 7 is no target"},
 		{fmt.Errorf("hold: %w", &InvalidError{"name"}), func(err error) bool {
-			var r *RemoteError
-			return errors.As(err, &r) && r.Name == errInvalidParameter
-		}, `checkprocd: org.varlink.service.InvalidParameter: {"parameter":"name"}`},
+			var r *InvalidError
+			return errors.As(err, &r) && r.Parameter == "name"
+		}, "invalid parameter: name"},
 		{ErrBusy, func(err error) bool { return errors.Is(err, ErrBusy) }, "checkprocd is busy"},
 		{errors.New("no table"), func(err error) bool {
 			var r *RemoteError

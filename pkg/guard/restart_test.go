@@ -1,7 +1,9 @@
 package guard
 
 import (
+	"encoding/binary"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -334,6 +336,32 @@ func TestSaveSame(t *testing.T) {
 	}
 }
 
+// TestRestoreBounded: a count that is damaged is no reason to make room for what is not there.
+func TestRestoreBounded(t *testing.T) {
+	var w writer
+	(&target{}).save(&w, 0)
+	if len(w.b) != leastTarget {
+		t.Errorf("a target takes %d bytes at least, not %d", len(w.b), leastTarget)
+	}
+	var before, after runtime.MemStats
+	for _, name := range []string{"wave", "wiped", "crashes, and what follows it", "rule"} {
+		w := newWorld(t)
+		w.run(scenarios[name](w) / 2)
+		state := w.g.Save(nil)
+		for at := range len(state) - 4 {
+			damaged := slices.Clone(state)
+			binary.LittleEndian.PutUint32(damaged[at:], maxSlots)
+			runtime.ReadMemStats(&before)
+			_, _ = Restore(w.cfg, damaged)
+			runtime.ReadMemStats(&after)
+			// A bit of a table makes 176 bytes.
+			if got, most := after.TotalAlloc-before.TotalAlloc, uint64(2048*len(state)); got > most {
+				t.Fatalf("%s: %d bytes for a state of %d, damaged at %d", name, got, len(state), at)
+			}
+		}
+	}
+}
+
 // FuzzRestore: any bytes are an error or a guard that works.
 func FuzzRestore(f *testing.F) {
 	names := make([]string, 0, len(scenarios))
@@ -345,7 +373,12 @@ func FuzzRestore(f *testing.F) {
 		for part := time.Duration(1); part <= 4; part++ {
 			w := newWorld(discard{})
 			w.run(scenarios[name](w) * part / 5)
-			f.Add(w.g.Save(nil))
+			state := w.g.Save(nil)
+			f.Add(state)
+			// And with a number of targets that it does not have.
+			damaged := slices.Clone(state)
+			binary.LittleEndian.PutUint32(damaged[44+8*len(w.g.gaps)+8*len(w.g.counters()):], maxSlots)
+			f.Add(damaged)
 		}
 	}
 	f.Fuzz(func(t *testing.T, state []byte) {

@@ -12,7 +12,7 @@ import (
 
 // StateVersion is the version of the bytes that Save writes. It changes with
 // every change of their meaning; another version is never read.
-const StateVersion = 6
+const StateVersion = 7
 
 // maxSlots bounds what a damaged state can make Restore allocate; the daemon
 // attaches 16 tables of 100000 records at most.
@@ -24,6 +24,10 @@ const maxTime = 100 * 365 * 24 * time.Hour
 
 // maxGauges bounds the limits of one target.
 const maxGauges = 256
+
+// leastTarget is how many bytes a saved target takes at least. What Restore makes room
+// for must have its bytes: a count that is damaged costs no memory.
+const leastTarget = 273
 
 var errState = errors.New("saved state is damaged")
 
@@ -43,17 +47,15 @@ func (g *Guard) Save(buf []byte) []byte {
 	for _, c := range g.counters() {
 		w.u64(*c)
 	}
-	w.u32(uint32(len(g.targets)))
 	w.u32(uint32(len(g.targets) - len(g.free)))
 	for ix := range g.targets {
 		if g.targets[ix].used {
-			w.u32(uint32(ix))
 			g.targets[ix].save(&w, g.due[ix])
 		}
 	}
 	w.u32(uint32(len(g.tables)))
 	for _, tb := range g.tables {
-		tb.save(&w)
+		g.saveTable(&w, tb)
 	}
 	b := &g.brake
 	w.flag(b.on)
@@ -187,28 +189,28 @@ func (t *target) save(w *writer, due time.Duration) {
 	w.dur(due)
 }
 
-func (tb *tableState) save(w *writer) {
+// saveTable writes a bit for each record, and then those that are not empty.
+func (g *Guard) saveTable(w *writer, tb *tableState) {
 	w.u32(uint32(tb.id))
 	w.flag(tb.removed)
 	w.u64(tb.scans)
 	w.u8(tb.full)
 	w.u32(uint32(len(tb.slots)))
-	at := len(w.b)
-	w.u32(0)
-	n := uint32(0)
+	bits := len(w.b)
+	w.b = slices.Grow(w.b, (len(tb.slots)+7)/8)[:bits+(len(tb.slots)+7)/8]
+	clear(w.b[bits:])
 	for i := range tb.slots {
 		s, r := &tb.slots[i], &tb.prev[i]
 		if r.PID == 0 && r.Token == 0 && s.former < 0 {
 			continue
 		}
-		n++
-		w.u32(uint32(i))
+		w.b[bits+i/8] |= 1 << (i % 8)
 		w.u32(uint32(r.PID))
 		w.raw(r.Name[:])
 		w.u32(uint32(r.Timeout))
 		w.u64(uint64(r.Token))
-		w.u32(uint32(s.owner))
-		w.u32(uint32(s.former))
+		w.u64(uint64(g.idOf(s.owner)))
+		w.u64(uint64(g.idOf(s.former)))
 		w.u8(uint8(s.phase))
 		w.u8(s.said)
 		w.u8(s.moves)
@@ -218,7 +220,14 @@ func (tb *tableState) save(w *writer) {
 		w.dur(s.backoff)
 		w.raw(s.name[:])
 	}
-	binary.LittleEndian.PutUint32(w.b[at:], n)
+}
+
+// idOf is 0 for no target.
+func (g *Guard) idOf(ix int32) TargetID {
+	if ix < 0 {
+		return 0
+	}
+	return g.targets[ix].id
 }
 
 // Restore makes a guard from saved state. Any bytes are taken: what cannot be
@@ -241,25 +250,14 @@ func Restore(cfg *config.Config, state []byte) (*Guard, error) {
 	for _, c := range g.counters() {
 		*c = r.u64()
 	}
-	all := r.count(maxSlots)
-	used := r.count(all)
-	if r.bad {
-		return nil, errState
-	}
-	g.targets = make([]target, all)
-	g.due = make([]time.Duration, all)
-	for ix := range g.due {
-		g.due[ix] = never
-		g.targets[ix].slot, g.targets[ix].habit = -1, -1
-	}
-	for ; used > 0 && !r.bad; used-- {
-		ix := int(r.u32())
-		if ix >= all || g.targets[ix].used {
-			return nil, errState
-		}
-		g.targets[ix].restore(&r, attn)
-		g.due[ix] = r.upTo(never)
+	used := r.count(min(maxSlots, len(r.b)/leastTarget))
+	g.targets = make([]target, used)
+	g.due = make([]time.Duration, used)
+	g.byID, g.byPID = make(map[TargetID]int32, used), make(map[int32]int32, used)
+	for ix := range g.targets {
 		t := &g.targets[ix]
+		t.restore(&r, attn)
+		g.due[ix] = r.upTo(never)
 		if r.bad || t.id == 0 || t.id > g.nextID || t.state >= numStates || t.consent > ConsentOtherNamespace || t.pid <= 1 || t.step < 0 || t.timeout < notLatched {
 			return nil, errState
 		}
@@ -272,11 +270,6 @@ func Restore(cfg *config.Config, state []byte) (*Guard, error) {
 				return nil, errState
 			}
 			g.byPID[t.pid] = int32(ix)
-		}
-	}
-	for ix := all - 1; ix >= 0; ix-- {
-		if !g.targets[ix].used {
-			g.free = append(g.free, int32(ix))
 		}
 	}
 	for n := r.count(1 << 10); n > 0 && !r.bad; n-- {
@@ -421,26 +414,25 @@ func (g *Guard) restoreTable(r *reader) error {
 		known += len(tb.slots)
 	}
 	n := r.count(maxSlots - known)
-	entries := r.count(n)
+	bits := r.take((n + 7) / 8)
 	if r.bad || g.table(id) != nil {
 		return errState
 	}
 	tb := newTable(id, n)
 	tb.removed, tb.scans, tb.full = removed, scans, full
-	for ; entries > 0 && !r.bad; entries-- {
-		i := int(r.u32())
-		if i >= n {
-			return errState
+	for i := range n {
+		if bits[i/8]>>(i%8)&1 == 0 {
+			continue
 		}
 		s, p := &tb.slots[i], &tb.prev[i]
 		p.PID = int32(r.u32())
 		r.raw(p.Name[:])
 		p.Timeout = int32(r.u32())
 		p.Token = int64(r.u64())
-		*s = slot{owner: int32(r.u32()), former: int32(r.u32()), phase: slotPhase(r.u8()), said: r.u8(), moves: r.u8(),
+		*s = slot{owner: g.readTarget(r), former: g.readTarget(r), phase: slotPhase(r.u8()), said: r.u8(), moves: r.u8(),
 			timeout: int32(r.u32()), agreed: r.u64(), since: r.upTo(g.clock.attn + retryMax), backoff: r.upTo(retryMax)}
 		r.raw(s.name[:])
-		if !g.ownerOK(s.owner) || !g.ownerOK(s.former) || s.phase > slotRetry || (p.PID != 0) != (s.phase != slotEmpty) {
+		if r.bad || s.phase > slotRetry || (p.PID != 0) != (s.phase != slotEmpty) {
 			return errState
 		}
 		if s.former >= 0 {
@@ -474,8 +466,18 @@ func (g *Guard) restoreTable(r *reader) error {
 	return nil
 }
 
-func (g *Guard) ownerOK(ix int32) bool {
-	return ix == -1 || ix >= 0 && int(ix) < len(g.targets) && g.targets[ix].used
+// readTarget reads the id of a target that is there, -1 for none.
+func (g *Guard) readTarget(r *reader) int32 {
+	id := TargetID(r.u64())
+	if id == 0 {
+		return -1
+	}
+	ix, ok := g.byID[id]
+	if !ok {
+		r.bad = true
+		return -1
+	}
+	return ix
 }
 
 // consistent checks what ties targets, records and the brake together.

@@ -117,7 +117,7 @@ install: build ## install below PREFIX=/usr/local, staged in DESTDIR
 	for page in deploy/man/*.[1-8]; do install -D -m 0644 -t $(DESTDIR)$(mandir)/man$${page##*.} $$page; done
 	install -d $(DESTDIR)$(sysconfdir)/checkprocd/conf.d
 	test -e $(DESTDIR)$(sysconfdir)/checkprocd/checkprocd.toml || install -m 0644 deploy/checkprocd.toml $(DESTDIR)$(sysconfdir)/checkprocd
-	test -e $(DESTDIR)$(sysconfdir)/checkprocd/alert.toml || install -m 0644 deploy/alert.toml $(DESTDIR)$(sysconfdir)/checkprocd
+	test -e $(DESTDIR)$(sysconfdir)/checkprocd/alert.toml || install -m 0600 deploy/alert.toml $(DESTDIR)$(sysconfdir)/checkprocd
 	install -d $(DESTDIR)$(datadir)/bash-completion/completions $(DESTDIR)$(datadir)/zsh/site-functions $(DESTDIR)$(datadir)/fish/vendor_completions.d
 	bin/checkprocctl completion bash >$(DESTDIR)$(datadir)/bash-completion/completions/checkprocctl
 	bin/checkprocctl completion zsh >$(DESTDIR)$(datadir)/zsh/site-functions/_checkprocctl

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -67,14 +66,21 @@ to webhooks and to Alertmanager. It takes no rights but to see all of the guard,
 		},
 		RunE: func(*cobra.Command, []string) error {
 			config, err := alert.Load(path)
+			var unread []string
+			if err == nil {
+				unread, err = config.ReadFiles()
+			}
 			switch {
-			case errors.Is(err, fs.ErrPermission) && !check:
-				return err
 			case err != nil:
 				return configError{err}
 			case check:
 				fmt.Printf("%s: %d receivers, %d rules\n", path, len(config.Receivers), len(config.Rules))
+				for _, x := range unread {
+					fmt.Printf("%s is a credential of the unit: not looked at\n", x)
+				}
 				return nil
+			case len(unread) > 0:
+				return configError{fmt.Errorf("%s: %s is a credential, and $CREDENTIALS_DIRECTORY is not set", path, unread[0])}
 			}
 			return run(config, state)
 		},

@@ -179,7 +179,8 @@ off = true
 		h := &hook{}
 		h.open(m)
 		m.startGuard()
-		m.Run("systemctl start checkproc-alert")
+		m.Run("chmod 0600 /etc/checkprocd/alert.toml /etc/checkprocd/hook.secret") // as make install has it
+		m.Run("checkproc-alert --check && systemctl start checkproc-alert")
 
 		// It has no rights.
 		pid := m.mainPID("checkproc-alert")
@@ -254,12 +255,22 @@ off = true
 		if out := m.Run("systemctl show -p StatusText --value checkproc-alert"); !strings.Contains(out, "alerts stand") {
 			t.Errorf("%s: status %q", root, out)
 		}
-		// A configuration that cannot be used is the end, and no restart.
-		m.WriteFile("/etc/checkprocd/alert.toml", "nonsense = 1\n")
-		m.Run("systemctl restart checkproc-alert || true")
-		m.WaitUnit("checkproc-alert", "failed")
-		if got := m.Property("checkproc-alert", "ExecMainStatus"); got != "78" {
-			t.Errorf("%s: exit status %s", root, got)
+		// A configuration that cannot be used is the end, and no restart; so is a secret that only root may read.
+		for text, want := range map[string]string{
+			"nonsense = 1\n": "alert.toml:1:1: nonsense: unknown key",
+			"[[receiver]]\nname = \"hook\"\ntype = \"webhook\"\nurl = \"http://127.0.0.1:8080/\"\nsecret_file = \"/etc/checkprocd/hook.secret\"\n": `receiver hook: secret_file "/etc/checkprocd/hook.secret": open /etc/checkprocd/hook.secret: permission denied for uid`,
+		} {
+			m.WriteFile("/etc/checkprocd/alert.toml", text)
+			m.Run("systemctl restart checkproc-alert || true")
+			m.WaitUnit("checkproc-alert", "failed")
+			if got := m.Property("checkproc-alert", "ExecMainStatus"); got != "78" {
+				t.Errorf("%s: exit status %s", root, got)
+			}
+			m.Wait("the journal says: "+want, func() bool { return strings.Contains(m.Run("journalctl --no-pager -u checkproc-alert"), want) })
+		}
+		m.Run("rm /etc/checkprocd/alert.toml; systemctl reset-failed checkproc-alert")
+		if out, code := m.Try("systemctl start checkproc-alert"); code == 0 || m.Property("checkproc-alert", "AssertResult") != "no" {
+			t.Errorf("%s: started without a configuration: %s", root, out)
 		}
 	})
 }

@@ -122,6 +122,10 @@ func TestMakeInstall(t *testing.T) {
 		}
 		m.Run("getent group checkprocd; test -d /etc/checkprocd/conf.d; systemctl reload checkprocd; checkprocctl check")
 
+		if out := m.Run("stat -c '%a %U' /etc/checkprocd/alert.toml"); out != "600 root" {
+			t.Errorf("%s: alert.toml, which may have secrets, is %s", root, out)
+		}
+
 		// An installation over it leaves the configuration of this host alone.
 		m.WriteFile("/etc/checkprocd/checkprocd.toml", "interval = \"250ms\"\n")
 		m.Run("make -C /usr/src/checkprocd install; systemctl restart checkprocd")

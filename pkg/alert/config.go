@@ -3,9 +3,10 @@ package alert
 import (
 	"bytes"
 	"cmp"
+	"crypto/x509"
 	"errors"
 	"fmt"
-	"net/url"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -54,15 +55,24 @@ type Config struct {
 	Rules      []Rule     `toml:"rule"`
 }
 
-// Receiver is where notifications go.
+// Receiver is where notifications go. A file whose name has no slash is a credential
+// of the unit, one of $CREDENTIALS_DIRECTORY.
 type Receiver struct {
-	Name           string   `toml:"name"`
-	Type           string   `toml:"type"` // webhook or alertmanager
-	URL            string   `toml:"url"`
-	Timeout        Duration `toml:"timeout"`         // of one request
-	SecretFile     string   `toml:"secret_file"`     // of a webhook; a name without a slash is one of $CREDENTIALS_DIRECTORY
-	ResolveTimeout Duration `toml:"resolve_timeout"` // of Alertmanager: an alert that is not sent again ends after it
-	secret         []byte
+	Name           string            `toml:"name"`
+	Type           string            `toml:"type"` // webhook or alertmanager
+	URL            string            `toml:"url"`
+	URLFile        string            `toml:"url_file"`        // has the URL
+	Timeout        Duration          `toml:"timeout"`         // of one request
+	MinSeverity    string            `toml:"min_severity"`    // warning or critical: what is less does not go there
+	Headers        map[string]string `toml:"headers"`         // of each request
+	TokenFile      string            `toml:"token_file"`      // for Authorization: Bearer
+	CAFile         string            `toml:"ca_file"`         // PEM; who may vouch for it, instead of the system's
+	SecretFile     string            `toml:"secret_file"`     // of a webhook
+	ResolveTimeout Duration          `toml:"resolve_timeout"` // of Alertmanager: an alert that is not sent again ends after it
+
+	secret []byte
+	token  string
+	roots  *x509.CertPool // nil: the system's
 }
 
 // Rule says what holds for the alerts that it matches; the first one that does wins.
@@ -79,45 +89,20 @@ type Rule struct {
 	Receivers []string  `toml:"receivers"` // nil: all
 }
 
-// Load reads a configuration and the secrets that it names; see Parse.
+// Load reads a configuration; see Parse and ReadFiles.
 func Load(path string) (Config, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return Config{}, err
+		return Config{}, withHint(err)
 	}
 	c, err := Parse(path, text)
 	if err != nil {
 		return Config{}, err
 	}
 	if c.Host == "" {
-		if c.Host, err = os.Hostname(); err != nil {
-			return Config{}, err
-		}
+		c.Host, err = os.Hostname()
 	}
-	for i := range c.Receivers {
-		if err := c.Receivers[i].readSecret(); err != nil {
-			return Config{}, fmt.Errorf("%s: receiver %s: %w", path, c.Receivers[i].Name, err)
-		}
-	}
-	return c, nil
-}
-
-func (r *Receiver) readSecret() error {
-	if r.SecretFile == "" {
-		return nil
-	}
-	path := r.SecretFile
-	if !strings.Contains(path, "/") {
-		path = filepath.Join(os.Getenv("CREDENTIALS_DIRECTORY"), path)
-	}
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return fmt.Errorf("secret_file: %w", err)
-	}
-	if r.secret = bytes.TrimSpace(text); len(r.secret) < 16 {
-		return fmt.Errorf("secret_file %s: the secret has %d bytes, it takes 16", path, len(r.secret))
-	}
-	return nil
+	return c, err
 }
 
 // Parse reads a configuration. An error has a line for each fault that was found,
@@ -167,10 +152,21 @@ func Parse(path string, text []byte) (Config, error) {
 		if r.Type != TypeWebhook && r.Type != TypeAlertmanager {
 			fault("%s.type: %q is not known (expected %q or %q)", at, r.Type, TypeWebhook, TypeAlertmanager)
 		}
-		if u, err := url.Parse(r.URL); err != nil {
-			fault("%s.url: it is no URL", at) // what else there is to say has it in it, and it may be a secret
-		} else if u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-			fault("%s.url: %q is no URL of http or https", at, u.Scheme+"://"+u.Host)
+		switch {
+		case r.URL != "" && r.URLFile != "":
+			fault("%s.url_file: there is a url as well", at)
+		case r.URLFile == "":
+			if err := checkURL(r.URL); err != nil {
+				fault("%s.url: %v", at, err)
+			}
+		}
+		if !isSeverity(r.MinSeverity) {
+			fault("%s.min_severity: %q is not known (expected \"warning\" or \"critical\")", at, r.MinSeverity)
+		}
+		for _, name := range slices.Sorted(maps.Keys(r.Headers)) {
+			if err := r.checkHeader(name); err != nil {
+				fault("%s.headers: %v", at, err)
+			}
 		}
 		if r.Type == TypeAlertmanager && r.SecretFile != "" {
 			fault("%s.secret_file: only a webhook is signed", at)
@@ -195,7 +191,7 @@ func Parse(path string, text []byte) (Config, error) {
 		if r.Repeat != nil {
 			within(at+".repeat", r.Repeat, 0, 0, 30*day)
 		}
-		if r.Severity != "" && r.Severity != "warning" && r.Severity != "critical" {
+		if !isSeverity(r.Severity) {
 			fault("%s.severity: %q is not known (expected \"warning\" or \"critical\")", at, r.Severity)
 		}
 		for _, name := range r.Receivers {
@@ -249,8 +245,15 @@ func (c *Config) Terms(a *Alert) Terms {
 	if t.Receivers == nil {
 		t.Receivers = c.names()
 	}
+	if cmp.Or(t.Severity, a.Severity, warning) != critical {
+		t.Receivers = slices.DeleteFunc(slices.Clone(t.Receivers), func(name string) bool {
+			return slices.ContainsFunc(c.Receivers, func(r Receiver) bool { return r.Name == name && r.MinSeverity == critical })
+		})
+	}
 	return t
 }
+
+func isSeverity(s string) bool { return s == "" || s == warning || s == critical }
 
 func (c *Config) names() []string {
 	names := make([]string, len(c.Receivers))

@@ -3,11 +3,14 @@ package alert
 import (
 	"context"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"io"
+	stdlog "log"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -343,5 +346,38 @@ func TestSigned(t *testing.T) {
 	// As openssl has it: printf '%s' '1.{}' | openssl dgst -sha256 -hmac 0123456789abcdef
 	if got := Sign(secret, "1", []byte("{}")); got != "sha256=2af693cb56b22c16912222aeefdc75a01de562bf70ee2015f41ecea48382997f" {
 		t.Errorf("Sign: %s", got)
+	}
+}
+
+// TestOwnHeaders: a receiver behind TLS of one's own, that wants a token. Without the certificate it is not spoken to.
+func TestOwnHeaders(t *testing.T) {
+	got := make(chan http.Header, 1)
+	server := httptest.NewTLSServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { got <- r.Header }))
+	server.Config.ErrorLog = stdlog.New(io.Discard, "", 0)
+	t.Cleanup(server.Close)
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	token := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(token, []byte("swordfish\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	text := fmt.Sprintf("%surl = %q\ntoken_file = %q\nheaders = { x-site = \"north\" }\n", hook, server.URL, token)
+	post := func(text string) error {
+		c, _, err := load(t, text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return newPoster(c.Receivers[0], "h").post(t.Context(), nil)
+	}
+	if err := post(text); err == nil || !strings.Contains(err.Error(), "certificate") {
+		t.Errorf("without ca_file: %v", err)
+	}
+	if err := post(text + fmt.Sprintf("ca_file = %q\n", ca)); err != nil {
+		t.Fatal(err)
+	}
+	if h := <-got; h.Get("Authorization") != "Bearer swordfish" || h.Get("X-Site") != "north" || h.Get("Content-Type") != "application/json" {
+		t.Errorf("%v", h)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
+	"crypto/tls"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -75,6 +76,9 @@ type poster struct {
 func newPoster(r Receiver, host string) *poster {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.MaxIdleConns, transport.IdleConnTimeout = 2, 30*time.Second
+	if r.roots != nil {
+		transport.TLSClientConfig = &tls.Config{RootCAs: r.roots}
+	}
 	return &poster{r: r, host: host, now: time.Now, client: &http.Client{
 		Transport:     transport,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -101,6 +105,12 @@ func (p *poster) post(ctx context.Context, list []Notification) error {
 	}
 	request.Header.Set("Content-Type", "application/json")
 	request.Header.Set("User-Agent", "checkproc-alert")
+	for name, value := range p.r.Headers {
+		request.Header.Set(name, value)
+	}
+	if p.r.token != "" {
+		request.Header.Set("Authorization", "Bearer "+p.r.token)
+	}
 	if len(p.r.secret) > 0 {
 		stamp := strconv.FormatInt(now.Unix(), 10)
 		request.Header.Set(HeaderTimestamp, stamp)

@@ -179,10 +179,12 @@ func (s *Store) apply(r *record) {
 }
 
 // enqueue adds a notification to what waits for a receiver. A repeat says nothing
-// to one that has not taken what was said before.
+// to one that has not taken what was said before, unless it is more severe by now.
 func (s *Store) enqueue(name string, n Notification) {
 	q, ok := s.queues[name]
-	if !ok || n.Status == Firing && n.Repeat > 0 && slices.ContainsFunc(q, func(o Notification) bool { return o.Alert.ID == n.Alert.ID }) {
+	if !ok || n.Status == Firing && n.Repeat > 0 && slices.ContainsFunc(q, func(o Notification) bool {
+		return o.Alert.ID == n.Alert.ID && o.Alert.Severity == n.Alert.Severity
+	}) {
 		return
 	}
 	if len(q) >= maxQueue {

@@ -19,6 +19,12 @@ const (
 	Resolved Status = "resolved"
 )
 
+// Severities.
+const (
+	warning  = "warning"
+	critical = "critical"
+)
+
 // Kinds of alerts; any other one is the name of an event that stands for itself.
 const (
 	KindProcess   = "process"   // an episode of a target
@@ -32,7 +38,7 @@ const (
 type Alert struct {
 	ID       string    `json:"id"` // no other alert has it
 	Kind     string    `json:"kind"`
-	Severity string    `json:"severity"` // warning or critical; stays as it was at first
+	Severity string    `json:"severity"` // warning or critical; may rise
 	Process  string    `json:"process"`
 	PID      int32     `json:"pid"`
 	Unit     string    `json:"unit"`
@@ -255,6 +261,9 @@ func (t *Tracker) episode(e *control.Event, at time.Time) {
 		if grave[e.Name] && !byOrder || e.Level == control.LevelError {
 			t.grave(o)
 		}
+		if o.Fired && e.Level == control.LevelError {
+			t.raise(o)
+		}
 	}
 }
 
@@ -311,7 +320,7 @@ func (o *Open) tell(e *control.Event) {
 	a.Process, a.Unit, a.PID = cmp.Or(e.Process, a.Process), cmp.Or(e.Unit, a.Unit), cmp.Or(e.PID, a.PID)
 	a.Verdict = cmp.Or(e.Verdict, a.Verdict)
 	if !o.Fired && e.Level == control.LevelError {
-		a.Severity = "critical"
+		a.Severity = critical
 	}
 }
 
@@ -338,15 +347,32 @@ func (t *Tracker) fire(o *Open, at time.Time) {
 			return
 		}
 		o.Fired, o.To = true, terms.Receivers
-		o.Alert.Severity = cmp.Or(terms.Severity, o.Alert.Severity, "warning")
+		o.Alert.Severity = cmp.Or(terms.Severity, o.Alert.Severity, warning)
 	} else {
 		o.Repeats++
+		for _, name := range terms.Receivers { // there may be more of them by now
+			if !slices.Contains(o.To, name) {
+				o.To = append(slices.Clone(o.To), name)
+			}
+		}
 	}
 	t.order(o, Firing)
 	if terms.Repeat > 0 {
 		o.Due = at.Add(terms.Repeat)
 		t.expect(o)
 	}
+}
+
+// raise makes an alert that was notified critical, and notifies it again: also those
+// who want to hear of nothing less.
+func (t *Tracker) raise(o *Open) {
+	a := o.Alert
+	a.Severity = critical
+	if o.Alert.Severity == critical || t.terms(&a).Severity == warning {
+		return
+	}
+	o.Alert.Severity = critical
+	t.fire(o, t.now)
 }
 
 func (t *Tracker) order(o *Open, s Status) {

@@ -163,6 +163,7 @@ func (p *printer) status(s control.Status) {
 	p.line("")
 	p.holds(s.Holds)
 	p.recoveries(s.Recoveries)
+	p.throttled(s.Throttled)
 	p.tables(s.Tables)
 	p.features(s.Features)
 }
@@ -191,7 +192,7 @@ func (p *printer) targets(t control.Targets) string {
 	rest := p.parts([]part{
 		{int64(t.Guarded), "guarded", green}, {int64(t.Forming), "forming", plain}, {int64(t.Late), "late", yellow},
 		{int64(t.Held), "held", yellow}, {int64(t.Ladders), "being ended", red}, {int64(t.Unverified), "unverified", yellow},
-		{int64(t.Refused), "refused", yellow}, {int64(t.Foreign), "foreign", yellow},
+		{int64(t.Refused), "refused", yellow}, {int64(t.Foreign), "foreign", yellow}, {int64(t.Limited), "over a limit", yellow},
 	})
 	if rest != "" {
 		rest = ": " + rest
@@ -282,10 +283,24 @@ func (p *printer) list(targets []control.Target) {
 			{text: strconv.Itoa(int(t.PID))}, text(t.Name), {text: clean(string(t.State)), colour: stateColours[t.State]},
 			{text: span(t.TimeoutUsec)}, {text: span(t.SilenceUsec)}, deadline, {text: span(t.RegisteredUsec)},
 			{text: slots}, text(names[t.UID]), text(t.Unit), text(t.Verdict), text(t.Reason), {clean(t.Protected), cyan}, {clean(t.Hold), yellow}, text(t.Recovery),
+			{clean(strings.Join(t.Limits, "; ")), yellow},
 		})
 	}
-	p.table([]string{"PID", "NAME", "STATE", "TIMEOUT", "SILENCE", "DEADLINE", "SEEN FOR", "SLOT", "USER", "UNIT", "VERDICT", "REASON", "PROTECTED", "HOLD", "RECOVERY"},
+	p.table([]string{"PID", "NAME", "STATE", "TIMEOUT", "SILENCE", "DEADLINE", "SEEN FOR", "SLOT", "USER", "UNIT", "VERDICT", "REASON", "PROTECTED", "HOLD", "RECOVERY", "LIMITS"},
 		[]string{"PID", "TIMEOUT", "SILENCE", "DEADLINE", "SLOT"}, rows)
+}
+
+// throttled are the units that have less for a limit.
+func (p *printer) throttled(list []control.Throttle) {
+	if len(list) == 0 {
+		return
+	}
+	var rows [][]cell
+	for _, t := range list {
+		rows = append(rows, []cell{text(t.Unit), text(t.Has), text(t.Had)})
+	}
+	p.table([]string{"THROTTLED", "HAS", "BEFORE"}, nil, rows)
+	p.line("")
 }
 
 var severityColours = map[control.Severity]colour{

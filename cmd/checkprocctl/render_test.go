@@ -182,12 +182,13 @@ func FuzzRender(f *testing.F) {
 	f.Add("\x1b[2J", "\r\n\x9b\u202e")
 	f.Fuzz(func(t *testing.T, a, b string) {
 		got := render(false, func(p *printer) {
-			p.list([]control.Target{{Name: a, Unit: b, State: control.TargetState(a), Verdict: b, Reason: a, Hold: b, Recovery: a}})
+			p.list([]control.Target{{Name: a, Unit: b, State: control.TargetState(a), Verdict: b, Reason: a, Hold: b, Recovery: a, Limits: []string{a, b}}})
 			p.findings([]control.Finding{{ID: a, Severity: control.Severity(b), Subject: a, Message: b, Advice: a}})
 			p.reload(control.ReloadResult{Changed: []string{a}, NeedsRestart: []string{b}})
 			p.status(control.Status{Version: a, Mode: control.Mode(b), ModeReason: a, ConfigFiles: []string{b},
 				Tables: []control.Table{{State: control.TableState(a), Problem: b}}, Features: []control.Feature{{Name: a, Since: b, Error: a + "!"}},
-				Registry: control.Registry{Path: a, Error: b}, Holds: []control.Hold{{Name: a, Reason: b, By: a}, {PID: 1, Reason: a, By: b}}, Recoveries: []control.Recovery{{Name: a, Unit: b}}})
+				Registry: control.Registry{Path: a, Error: b}, Holds: []control.Hold{{Name: a, Reason: b, By: a}, {PID: 1, Reason: a, By: b}}, Recoveries: []control.Recovery{{Name: a, Unit: b}},
+				Throttled: []control.Throttle{{Unit: a, Has: b, Had: a}}})
 			p.held(control.Hold{Name: a, Reason: b, By: a})
 			p.advice([]control.Advice{{Name: a, Verdict: b}, {Name: b, Verdict: "raise"}})
 		})

@@ -3,6 +3,8 @@ package e2e
 import (
 	"strings"
 	"testing"
+
+	"github.com/checkprocd/checkprocd/pkg/control"
 )
 
 // TestLimits has units exceed limits: one is throttled and gets back what it had, one is restarted by systemd, one is
@@ -39,6 +41,13 @@ func TestLimits(t *testing.T) {
 		m.awaitEvent("throttled", about("greedy"))
 		if high, quota := m.Property("greedy", "MemoryHigh"), m.Property("greedy", "CPUQuotaPerSecUSec"); high != "419430400" || quota != "500ms" {
 			t.Errorf("%s: greedy has MemoryHigh=%s CPUQuotaPerSecUSec=%s", root, high, quota)
+		}
+		if got := m.list()["greedy"].Limits; len(got) != 1 || !strings.HasPrefix(got[0], "memory ") || !strings.HasSuffix(got[0], " > 32KiB: throttle") {
+			t.Errorf("%s: checkprocctl list: greedy exceeds %q", root, got)
+		}
+		if s := m.status(); s.Targets.Limited == 0 || len(s.Throttled) != 1 || s.Throttled[0] != (control.Throttle{Unit: "greedy.service",
+			Has: "MemoryHigh=400MiB and CPUQuota=50%", Had: "MemoryHigh=800MiB and CPUQuota=infinity"}) {
+			t.Errorf("%s: checkprocctl status: %+v, %+v", root, s.Targets, s.Throttled)
 		}
 		// The guard is killed, and the rule gone when it is back.
 		m.WriteFile(conf, rest)

@@ -121,7 +121,7 @@ func TestDescriptionIsTheGoTypes(t *testing.T) {
 		"error Failed":     fields(t, messageParameters{}),
 	}
 	for _, v := range []any{Table{}, Targets{}, Counters{}, Brake{}, Scan{}, Feature{}, Registry{}, Status{}, Target{},
-		Finding{}, Fault{}, Event{}, Hold{}, Recovery{}, Advice{}, Match{}} {
+		Finding{}, Fault{}, Event{}, Hold{}, Recovery{}, Throttle{}, Advice{}, Match{}} {
 		want["type "+reflect.TypeOf(v).Name()] = fields(t, v)
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

@@ -315,7 +315,7 @@ func visible(targets []Target, c Caller) []Target {
 	out := make([]Target, 0, len(targets))
 	for _, t := range targets {
 		if c.CanSeeAll || t.UID == c.UID {
-			t.Slots = full(t.Slots)
+			t.Slots, t.Limits = full(t.Slots), full(t.Limits)
 			out = append(out, t)
 		}
 	}
@@ -332,7 +332,7 @@ func full[T any](list []T) []T {
 
 func fullStatus(s Status) Status {
 	s.ConfigFiles, s.Tables, s.Features, s.Holds = full(s.ConfigFiles), full(s.Tables), full(s.Features), full(s.Holds)
-	s.Recoveries = full(s.Recoveries)
+	s.Recoveries, s.Throttled = full(s.Recoveries), full(s.Throttled)
 	return s
 }
 

@@ -225,8 +225,9 @@ func TestClientAndServer(t *testing.T) {
 			Tables:     []Table{{ID: 7, Key: 0x5095, Size: 72000, Records: 1000, State: TableAttached}},
 			Features:   []Feature{{Name: "pidfd_open", Since: "5.3"}},
 			Holds:      []Hold{{Name: "ftp*", LeftUsec: 5, Reason: "debugged", By: "uid 0 (root, pid 7)", Targets: 2}},
-			Recoveries: []Recovery{{Name: "ftpd", Unit: "ftpd.service", GivenUp: true, Starts: 5, Attempts: 5, NextUsec: 7}}},
-		targets:  []Target{{PID: 1, Slot: 3, Slots: []int{3}, Name: "<ftp> & more", State: StateGuarded, Rule: -1}, {PID: 2, UID: 77}},
+			Recoveries: []Recovery{{Name: "ftpd", Unit: "ftpd.service", GivenUp: true, Starts: 5, Attempts: 5, NextUsec: 7}},
+			Throttled:  []Throttle{{Unit: "greedy.service", Has: "CPUQuota=50%", Had: "CPUQuota=infinity"}}},
+		targets:  []Target{{PID: 1, Slot: 3, Slots: []int{3}, Name: "<ftp> & more", State: StateGuarded, Rule: -1, Limits: []string{"threads 5 > 3: report"}}, {PID: 2, UID: 77}},
 		findings: []Finding{{ID: "mode", Severity: SeverityNote, PIDs: []int32{9}}},
 		result:   ReloadResult{Changed: []string{"interval"}},
 	}
@@ -239,7 +240,7 @@ func TestClientAndServer(t *testing.T) {
 	}
 	targets, err := c.List(ctx)
 	want := slices.Clone(h.targets)
-	want[1].Slots = []int{}
+	want[1].Slots, want[1].Limits = []int{}, []string{}
 	if diff := cmp.Diff(want, targets); err != nil || diff != "" {
 		t.Errorf("List: %v\n%s", err, diff)
 	}

@@ -74,6 +74,14 @@ type Status struct {
 	Registry     Registry   `json:"registry"`
 	Holds        []Hold     `json:"holds"`
 	Recoveries   []Recovery `json:"recoveries"`
+	Throttled    []Throttle `json:"throttled"`
+}
+
+// Throttle is a unit that has less while a process in it exceeds a limit, in the words of systemd: MemoryHigh=400MiB.
+type Throttle struct {
+	Unit string `json:"unit"`
+	Has  string `json:"has"`
+	Had  string `json:"had"` // and has again afterwards
 }
 
 // Table is one shared memory segment.
@@ -100,6 +108,7 @@ type Targets struct {
 	Unverified int `json:"unverified"`
 	Refused    int `json:"refused"`
 	Foreign    int `json:"foreign"`
+	Limited    int `json:"limited"` // exceed a limit, whatever else is the matter with them
 }
 
 // Counters count events since the registry was begun: they outlive a restart of the daemon. DroppedLogRecords does not.
@@ -166,6 +175,7 @@ type Target struct {
 	Hold           string      `json:"hold"`            // by whose order it is held, and why; empty: by none
 	Recovery       string      `json:"recovery"`        // how often it was started again lately: "3 of 5 starts"; empty: never
 	Episode        string      `json:"episode"`         // that it is in, as in Event; empty: in none
+	Limits         []string    `json:"limits"`          // that it exceeds, and what is done: "memory 612MiB > 500MiB: throttle"
 }
 
 // Finding is one result of an examination of the table.

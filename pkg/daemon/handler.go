@@ -210,6 +210,9 @@ func (d *Daemon) status() control.Status {
 		s.Recoveries = append(s.Recoveries, control.Recovery{Name: v.Name, Unit: v.Unit, GivenUp: v.GivenUp, Starts: v.Starts, Attempts: v.Attempts,
 			NextUsec: v.Next.Microseconds()})
 	}
+	for _, v := range d.guard.Throttled() {
+		s.Throttled = append(s.Throttled, control.Throttle{Unit: v.Unit, Has: v.Has, Had: v.Had})
+	}
 	for _, f := range d.features {
 		s.Features = append(s.Features, control.Feature{Name: f.Name, Since: f.Since, Error: f.Err})
 	}
@@ -221,6 +224,9 @@ func (d *Daemon) status() control.Status {
 			s.Targets.Refused++
 		case v.State == "foreign":
 			s.Targets.Foreign++
+		}
+		if len(v.Limits) > 0 {
+			s.Targets.Limited++
 		}
 		used[v.Table] += len(v.Slots)
 		if v.Target {
@@ -250,7 +256,7 @@ func (d *Daemon) targets() []control.Target {
 			Table: int(v.Table), Slot: int(v.Slot), PID: v.PID, Name: v.Name, Unit: v.Unit, UID: v.UID,
 			TimeoutUsec: v.Timeout.Microseconds(), SilenceUsec: v.Silence.Microseconds(), DeadlineUsec: v.Deadline.Microseconds(),
 			Verdict: v.Verdict, Reason: v.Reason, Rule: v.Rule, State: control.TargetState(v.State), Protected: v.Shield, Hold: v.Hold,
-			Recovery: v.Recovery, Episode: v.Episode,
+			Recovery: v.Recovery, Episode: v.Episode, Limits: v.Limits,
 		}
 		if s, ok := states[v.State]; ok {
 			t.State = s

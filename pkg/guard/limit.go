@@ -131,6 +131,22 @@ func (m *gauge) what() string {
 	return fmt.Sprintf("%s %s", m.Of, m.Text(value))
 }
 
+// exceeds says which limits are exceeded by a target, and what is done about it.
+func (t *target) exceeds() (out []string) {
+	for k := range t.gauges {
+		m := &t.gauges[k]
+		if !m.over {
+			continue
+		}
+		done := m.Action.String()
+		if m.why != "" {
+			done = "not acting: " + m.why
+		}
+		out = append(out, fmt.Sprintf("%s > %s: %s", m.what(), m.Text(m.Above), done))
+	}
+	return out
+}
+
 // sayLimit is an event about a limit of a target.
 func (g *Guard) sayLimit(ix int32, name EventName, level Level, m *gauge, format string, args ...any) *Event {
 	e := g.about(ix, name, level, fmt.Sprintf("%s, limit %s", m.what(), m.Text(m.Above)))

@@ -205,6 +205,19 @@ func (g *Guard) throttleFailed(x *throttle, problem string) {
 	g.emit(e)
 }
 
+// ThrottleView is a unit that has less for a limit: MemoryHigh=400MiB, and what it had.
+type ThrottleView struct{ Unit, Has, Had string }
+
+// Throttled lists the units that are throttled now.
+func (g *Guard) Throttled() (out []ThrottleView) {
+	for i := range g.throttles {
+		if x := &g.throttles[i]; x.set != (UnitLimits{}) {
+			out = append(out, ThrottleView{x.unit, x.set.String(), x.was.of(x.set).String()})
+		}
+	}
+	return out
+}
+
 // of is what l says about the properties that o has.
 func (l UnitLimits) of(o UnitLimits) UnitLimits {
 	if o.MemoryHigh == 0 {

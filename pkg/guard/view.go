@@ -29,6 +29,7 @@ type View struct {
 	Hold     string        // why an order holds it, "" if none does
 	Episode  string        // that it is in, "" if it is in none
 	Recovery string        // how often it was started again lately, "" if never
+	Limits   []string      // that it exceeds: "memory 612MiB > 500MiB: throttle"
 }
 
 var phaseNames = [...]string{"empty", "forming", "guarded", "stale", "foreign", "refused", "unverified"}
@@ -71,7 +72,8 @@ func (g *Guard) view(ix int32, slots []int32) View {
 	t := &g.targets[ix]
 	v := View{ID: t.id, Table: t.table, Slot: t.slot, Slots: slots, PID: t.pid, Name: t.displayName(), Unit: t.facts.Unit,
 		UID: t.facts.UID, Target: true, State: t.state.String(), Verdict: t.verdict, Reason: t.complaint,
-		Timeout: t.limit, Silence: t.silence(g.clock.attn), Rule: t.policy.Rule, Episode: t.episode(), Shield: t.shield, Recovery: g.recoveryOf(t)}
+		Timeout: t.limit, Silence: t.silence(g.clock.attn), Rule: t.policy.Rule, Episode: t.episode(), Shield: t.shield, Recovery: g.recoveryOf(t),
+		Limits: t.exceeds()}
 	if h := g.heldBy(ix); h != nil {
 		v.Hold = fmt.Sprintf("held by %s for %s more%s", orSomebody(h.by), seconds(h.until-g.clock.last), h.because())
 	}

@@ -8,10 +8,13 @@
  * On stdout: "ready PID SLOT" when registered, "full PID" when the table has no room (it runs on unguarded, as real
  * clients do), "holding PID" for --hold-sem. What goes wrong otherwise is said on stderr, exit status 1; 64 for usage.
  *
- * The life after registering: beat every --beat ms, --beats times or for ever, then hang: alive, and silent.
+ * The life after registering: beat every --beat ms, --beats times or for ever, then hang: alive, and silent. With
+ * --leak it takes more with each beat, --leak-by of it, and keeps it, up to --leak-to: KiB of memory, descriptors,
+ * threads, children; of cpu it takes --leak-by ms.
  */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <getopt.h>
 #include <pthread.h>
 #include <signal.h>
@@ -20,6 +23,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ipc.h>
+#include <sys/prctl.h>
 #include <sys/sem.h>
 #include <sys/shm.h>
 #include <sys/types.h>
@@ -51,6 +55,8 @@ static struct {
 	int group;
 	int session;
 	int spin;
+	enum { LEAK_NOTHING, LEAK_MEMORY, LEAK_DESCRIPTORS, LEAK_THREADS, LEAK_CHILDREN, LEAK_CPU } leak;
+	long leak_by, leak_to;
 	const char *program;
 } opt = { .name = "client", .timeout = 10, .beats = -1, .new_timeout = -1, .change_after = 2, .torn_ms = -1 };
 
@@ -265,6 +271,71 @@ static void change(void)
 		table[slot].timeout = opt.new_timeout;
 }
 
+static void *rest(void *unused)
+{
+	for (;;)
+		pause();
+	return unused;
+}
+
+static void leak_one(void)
+{
+	pthread_attr_t attr;
+	pthread_t thread;
+	char *page;
+	pid_t pid;
+
+	switch (opt.leak) {
+	case LEAK_MEMORY:
+		page = malloc(1024);
+		if (page == NULL)
+			die("malloc");
+		memset(page, 1, 1024);
+		break;
+	case LEAK_DESCRIPTORS:
+		if (open("/dev/null", O_RDONLY | O_CLOEXEC) < 0)
+			die("open");
+		break;
+	case LEAK_THREADS:
+		pthread_attr_init(&attr);
+		pthread_attr_setstacksize(&attr, 1 << 16);
+		errno = pthread_create(&thread, &attr, rest, NULL);
+		if (errno != 0)
+			die("pthread_create");
+		break;
+	case LEAK_CHILDREN:
+		pid = fork();
+		if (pid < 0)
+			die("fork");
+		if (pid == 0) {
+			prctl(PR_SET_PDEATHSIG, SIGKILL);
+			rest(NULL);
+		}
+		break;
+	default:
+		break;
+	}
+}
+
+/* More of what --leak says, once for each beat. */
+static void leak(void)
+{
+	static long taken;
+	struct timespec used;
+	long n, end = 0;
+
+	if (opt.leak == LEAK_CPU)
+		do {
+			clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used);
+			n = used.tv_sec * 1000 + used.tv_nsec / 1000000;
+			if (end == 0)
+				end = n + opt.leak_by;
+		} while (n < end);
+	else
+		for (n = 0; n < opt.leak_by && taken < opt.leak_to; n++, taken++)
+			leak_one();
+}
+
 /* Beats on a fixed schedule: a late wake-up does not shift the next one. */
 static void beat_and_hang(void)
 {
@@ -284,6 +355,8 @@ static void beat_and_hang(void)
 		while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &at, NULL) == EINTR)
 			;
 		beat();
+		if (opt.leak != LEAK_NOTHING)
+			leak();
 		if (n + 1 == opt.change_after && slot >= 0)
 			change();
 	}
@@ -340,7 +413,8 @@ static void zombie_child(void)
 enum {
 	O_NAME = 256, O_TIMEOUT, O_BEAT, O_BEATS, O_BEAT_EXACT, O_DEFAULT_TERM, O_IGNORE_TERM, O_TERM_EXIT,
 	O_TERM_WIPE_HANG, O_FORK, O_CHILD_LIFE, O_LEADER_EXIT, O_ZOMBIE, O_HOLD_SEM, O_SEM_UNINIT, O_NEW_NAME,
-	O_NEW_TIMEOUT, O_CHANGE_AFTER, O_TOKEN, O_GARBAGE, O_TORN, O_WRITE_LATE, O_FORGE, O_GROUP, O_SETSID, O_SPIN, O_EXEC
+	O_NEW_TIMEOUT, O_CHANGE_AFTER, O_TOKEN, O_GARBAGE, O_TORN, O_WRITE_LATE, O_FORGE, O_GROUP, O_SETSID, O_SPIN, O_EXEC,
+	O_LEAK, O_LEAK_BY, O_LEAK_TO
 };
 
 static const struct option options[] = {
@@ -370,6 +444,9 @@ static const struct option options[] = {
 	{ "group", no_argument, NULL, O_GROUP },		   /* own process group */
 	{ "setsid", no_argument, NULL, O_SETSID },
 	{ "spin", no_argument, NULL, O_SPIN },			   /* hang in a busy loop */
+	{ "leak", required_argument, NULL, O_LEAK },		   /* memory, descriptors, threads, children, cpu */
+	{ "leak-by", required_argument, NULL, O_LEAK_BY },
+	{ "leak-to", required_argument, NULL, O_LEAK_TO },
 	{ "exec", required_argument, NULL, O_EXEC },		   /* PROGRAM, with the arguments behind the options */
 	{ NULL, 0, NULL, 0 },
 };
@@ -383,6 +460,18 @@ static int token_mode(const char *word)
 		if (strcmp(word, words[i]) == 0)
 			return (int)i;
 	fprintf(stderr, "client: --token %s: not normal, ahead, behind or step\n", word);
+	exit(64);
+}
+
+static int leak_kind(const char *word)
+{
+	static const char *const words[] = { "", "memory", "descriptors", "threads", "children", "cpu" };
+	unsigned i;
+
+	for (i = 1; i < sizeof words / sizeof *words; i++)
+		if (strcmp(word, words[i]) == 0)
+			return (int)i;
+	fprintf(stderr, "client: --leak %s: not memory, descriptors, threads, children or cpu\n", word);
 	exit(64);
 }
 
@@ -432,6 +521,9 @@ static void parse(int argc, char **argv)
 		case O_GROUP: opt.group = 1; break;
 		case O_SETSID: opt.session = 1; break;
 		case O_SPIN: opt.spin = 1; break;
+		case O_LEAK: opt.leak = leak_kind(optarg); break;
+		case O_LEAK_BY: opt.leak_by = number(optarg); break;
+		case O_LEAK_TO: opt.leak_to = number(optarg); break;
 		case O_EXEC: opt.program = optarg; break;
 		default: exit(64);
 		}

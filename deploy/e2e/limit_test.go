@@ -7,34 +7,36 @@ import (
 	"github.com/checkprocd/checkprocd/pkg/control"
 )
 
-// TestLimits has units exceed limits: one is throttled and gets back what it had, one is restarted by systemd, one is
-// ended although it beats and comes back, and one that is protected is left alone.
+// TestLimits has units exceed limits: one that leaks memory is throttled and gets back what it had, one that leaks
+// descriptors is restarted by systemd, those that leak memory, spin or are old are ended although they beat and come
+// back, as does one that its own limit of the kernel ends, and one that is protected is left alone.
 func TestLimits(t *testing.T) {
 	eachSystemd(t, func(t *testing.T, root string) {
 		limit := func(name, text string) string {
 			return "[[rule]]\nmatch = { name = \"" + name + "\" }\n[[rule.limit]]\nfor = \"1s\"\n" + text
 		}
 		const conf = "/etc/checkprocd/conf.d/limits.toml"
-		throttle := limit("greedy", "of = \"memory\"\nabove = \"32KiB\"\naction = \"throttle\"\nmemory_high = \"400MiB\"\ncpu_quota = \"50%\"\n")
+		throttle := limit("greedy", "of = \"memory\"\nabove = \"24MiB\"\naction = \"throttle\"\nmemory_high = \"400MiB\"\ncpu_quota = \"50%\"\n")
 		rest := "interval = \"200ms\"\nlimits.sample = \"1s\"\nprotect.names = [\"kept\"]\n" +
-			limit("leaks", "of = \"descriptors\"\nabove = 20\naction = \"restart\"\n") +
+			limit("leaks", "of = \"descriptors\"\nabove = \"90%\"\naction = \"restart\"\n") +
+			limit("hog", "of = \"memory\"\nabove = \"32MiB\"\naction = \"ladder\"\n") +
+			limit("spins", "of = \"cpu\"\nabove = \"30%\"\naction = \"ladder\"\n") +
+			limit("bounded", "of = \"memory\"\nabove = \"1GiB\"\naction = \"ladder\"\n") +
 			limit("old", "of = \"age\"\nabove = \"5s\"\naction = \"ladder\"\n") +
 			limit("kept", "of = \"age\"\nabove = \"2s\"\naction = \"ladder\"\n")
 		m := bootInstalled(t, root, Files{
-			conf:                                 rest + throttle,
-			"/etc/systemd/system/greedy.service": service(beats("greedy"), "MemoryHigh=800M"),
-			"/etc/systemd/system/leaks.service":  service("/usr/lib/leaks"),
-			// It opens many files when it is started for the first time.
-			"/usr/lib/leaks":                   "#!/bin/bash\nif mkdir /tmp/leaked; then for i in {10..60}; do eval \"exec $i</dev/null\"; done; fi\nexec " + beats("leaks") + "\n",
-			"/etc/systemd/system/old.service":  service(beats("old")),
-			"/etc/systemd/system/kept.service": service(beats("kept")),
+			conf:                                  rest + throttle,
+			"/etc/systemd/system/greedy.service":  service(beats("greedy")+" --leak memory --leak-by 8192 --leak-to 40000", "MemoryHigh=800M"),
+			"/etc/systemd/system/leaks.service":   service(leaksOnce("leaks", "--leak descriptors --leak-by 5 --leak-to 46"), "LimitNOFILE=50"),
+			"/etc/systemd/system/hog.service":     service(leaksOnce("hog", "--leak memory --leak-by 8192 --leak-to 60000"), "LimitDATA=400M"),
+			"/etc/systemd/system/spins.service":   service(leaksOnce("spins", "--leak cpu --leak-by 300")),
+			"/etc/systemd/system/bounded.service": service(leaksOnce("bounded", "--leak memory --leak-by 8192 --leak-to 900000"), "LimitDATA=40M"),
+			"/etc/systemd/system/old.service":     service(beats("old")),
+			"/etc/systemd/system/kept.service":    service(beats("kept")),
 		})
 		m.startGuard()
-		m.Run("systemctl start greedy leaks old kept")
-		first := map[string]string{}
-		for _, unit := range []string{"greedy", "leaks", "old", "kept"} {
-			first[unit] = m.mainPID(unit)
-		}
+		m.Run("systemctl start greedy")
+		greedy := m.mainPID("greedy")
 		about := func(unit string) Fields { return Fields{"CHECKPROC_UNIT": unit + ".service"} }
 
 		m.awaitEvent("limit", about("greedy"))
@@ -57,20 +59,38 @@ func TestLimits(t *testing.T) {
 			t.Errorf("%s: greedy has MemoryHigh=%s CPUQuotaPerSecUSec=%s afterwards", root, high, quota)
 		}
 
+		m.Run("systemctl start leaks hog spins bounded old kept")
+		first := map[string]string{}
+		for _, unit := range []string{"leaks", "hog", "spins", "old", "kept"} {
+			first[unit] = m.mainPID(unit)
+		}
 		m.awaitEvent("limit", about("leaks"))
 		m.awaitEvent("limit-restarted", about("leaks"))
 		m.Wait("leaks is back", func() bool { pid := m.mainPID("leaks"); return pid != "0" && pid != first["leaks"] })
 
-		m.awaitEvent("condemned", Fields{"CHECKPROC_PID": first["old"], "CHECKPROC_VERDICT": "limit"})
-		m.awaitEvent("killed", Fields{"CHECKPROC_PID": first["old"]})
-		m.awaitEvent("restored", about("old"))
+		for unit, what := range map[string]string{"old": "age ", "hog": "memory ", "spins": "cpu "} {
+			r := m.awaitEvent("limit", Fields{"CHECKPROC_PID": first[unit]})
+			if message := r["MESSAGE"]; !strings.Contains(message, what) || !strings.Contains(message, "ending it") {
+				t.Errorf("%s: %s", root, message)
+			}
+			m.awaitEvent("condemned", Fields{"CHECKPROC_PID": first[unit], "CHECKPROC_VERDICT": "limit"})
+			m.awaitEvent("killed", Fields{"CHECKPROC_PID": first[unit]})
+			m.awaitEvent("restored", about(unit))
+		}
+		m.awaitEvent("exited", about("bounded"))
+		m.awaitEvent("restored", about("bounded"))
 
 		r := m.awaitEvent("limit", about("kept"))
 		if message := r["MESSAGE"]; !strings.Contains(message, "protected by") {
 			t.Errorf("%s: %s", root, message)
 		}
-		if got := m.mainPID("kept"); got != first["kept"] || m.mainPID("greedy") != first["greedy"] {
+		if got := m.mainPID("kept"); got != first["kept"] || m.mainPID("greedy") != greedy {
 			t.Errorf("%s: kept was %s, is %s", root, first["kept"], got)
 		}
 	})
+}
+
+// leaksOnce is a command that leaks when it is started for the first time.
+func leaksOnce(name, leak string) string {
+	return "/bin/sh -c 'mkdir /tmp/" + name + " || exec " + beats(name) + "; exec " + beats(name) + " " + leak + "'"
 }

@@ -34,6 +34,7 @@ type Agent struct {
 
 	tracker  *Tracker
 	cursor   string
+	called   bool // the guard, for the first time
 	caughtUp bool // all events up to now are taken in
 	lost     bool
 	failed   string // what is wrong with the store, said once
@@ -69,31 +70,32 @@ func (a *Agent) Run(ctx context.Context) {
 	}
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	begun := false
-	for {
+	for a.turn(ctx, messages, tick.C) {
+	}
+}
+
+// turn takes in what there is and does what is due; false: ctx has ended.
+func (a *Agent) turn(ctx context.Context, messages <-chan message, tick <-chan time.Time) bool {
+	select {
+	case m := <-messages:
+		a.take(m)
+	case <-tick:
+	case <-ctx.Done():
+		a.keep(true)
+		return false
+	}
+	now := time.Now()
+	for range batchEvents { // no alert fires for want of an event that is there
 		select {
 		case m := <-messages:
 			a.take(m)
-			for range batchEvents {
-				select {
-				case m := <-messages:
-					a.take(m)
-					continue
-				default:
-				}
-				break
-			}
-			if !begun {
-				begun = true
-				a.Ready()
-			}
-		case <-tick.C:
-		case <-ctx.Done():
-			a.keep(true)
-			return
+			continue
+		default:
 		}
-		a.pass(ctx, time.Now())
+		break
 	}
+	a.pass(ctx, now)
+	return true
 }
 
 // follow reads the events and begins anew when the guard is gone.
@@ -143,6 +145,10 @@ func (a *Agent) follow(ctx context.Context, cursor string, out chan<- message) {
 // take takes in one message.
 func (a *Agent) take(m message) {
 	now := time.Now()
+	if !a.called {
+		a.called = true
+		a.Ready()
+	}
 	if m.err != nil {
 		a.caughtUp = false
 		if !a.lost {

@@ -208,6 +208,33 @@ func TestRefusedCursor(t *testing.T) {
 	}
 }
 
+// TestTurn: of an event that ends an episode and a tick that would fire its alert, both there at once, the event counts.
+func TestTurn(t *testing.T) {
+	for range 30 { // which of them is taken first is chance
+		s, _ := openStore(t, filepath.Join(t.TempDir(), "queue"), "ops")
+		start := time.Now().Add(-time.Minute)
+		a := Agent{Store: s, Report: func(string) {}, Ready: func() {}, Turn: func(string) {}, tracker: NewTracker(plain(30*time.Second, 0), time.Minute, nil, nil),
+			caughtUp: true, compared: time.Now()}
+		say := func(after time.Duration, name string) message {
+			e := event(0, name, "1-5")
+			e.TimeUsec = start.Add(after).UnixMicro()
+			return message{followed: control.Followed{Cursor: "a:1", Event: &e}}
+		}
+		a.take(say(0, "condemned"))
+		a.caughtUp = true
+		messages, tick := make(chan message, 2), make(chan time.Time, 1)
+		messages <- say(20*time.Second, "recovered")
+		messages <- message{followed: control.Followed{Cursor: "a:1"}}
+		tick <- time.Now()
+		if !a.turn(t.Context(), messages, tick) {
+			t.Fatal("ended")
+		}
+		if got := s.head("ops", 9); len(got) > 0 {
+			t.Fatalf("%+v", got)
+		}
+	}
+}
+
 // TestDroppedIsSaid: what is dropped is reported, at once and then not more than once an hour.
 func TestDroppedIsSaid(t *testing.T) {
 	var l log

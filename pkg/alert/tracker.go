@@ -471,10 +471,11 @@ func (t *Tracker) Lost(now time.Time, why string) {
 	t.begin(KindGuard, KindGuard, &control.Event{Name: "guard-lost", Level: control.LevelError, Message: why}, now)
 }
 
-// Found ends what Lost began.
+// Found ends what Lost began. The events of the time in between are to come.
 func (t *Tracker) Found(now time.Time) {
 	t.TickLost(now)
 	t.end(KindGuard, &control.Event{Name: "guard-found", Message: "the guard answers"}, now)
+	t.Again()
 }
 
 // Reconcile compares with what the guard says, after events were lost: what it no

@@ -139,6 +139,20 @@ func TestLost(t *testing.T) {
 	expect(t, tr, "firing 0 condemned")
 }
 
+// TestBacklog: the events of the time when the guard was not to be reached come late, and are no clock that was set back.
+func TestBacklog(t *testing.T) {
+	tr := NewTracker(plain(5*time.Minute, 0), time.Minute, nil, nil)
+	tr.Event(event(0, "late", "1-5"))
+	tr.Event(event(1, "condemned", "1-5"))
+	tr.Lost(at(time.Second), "busy")
+	tr.TickLost(at(4 * time.Minute))
+	tr.Found(at(4 * time.Minute))
+	tr.Event(event(2*time.Second, "late", "2-5"))
+	tr.Event(event(2*time.Minute, "recovered", "1-5"))
+	tr.Tick(at(4 * time.Minute))
+	expect(t, tr, "")
+}
+
 func TestReconcile(t *testing.T) {
 	tr := NewTracker(plain(0, 0), time.Minute, nil, nil)
 	for _, e := range []control.Event{event(0, "late", "1-5"), event(1, "condemned", "1-5"), event(2, "condemned", "2-5"), event(3, "brake-on", "")} {

@@ -40,6 +40,7 @@ type Agent struct {
 	failed   string // what is wrong with the store, said once
 	unasked  string // why the guard could not be asked, said once
 	seen     time.Time
+	looked   time.Time // at the clock
 	compared time.Time
 	full     dropping // alerts
 	over     dropping // notifications
@@ -84,7 +85,7 @@ func (a *Agent) turn(ctx context.Context, messages <-chan message, tick <-chan t
 		a.keep(true)
 		return false
 	}
-	now := time.Now()
+	now := a.now()
 	for range batchEvents { // no alert fires for want of an event that is there
 		select {
 		case m := <-messages:
@@ -97,6 +98,20 @@ func (a *Agent) turn(ctx context.Context, messages <-chan message, tick <-chan t
 	a.pass(ctx, now)
 	return true
 }
+
+// now is the time; that the clock was set ahead since the last time is noted.
+func (a *Agent) now() time.Time {
+	now := time.Now()
+	if !a.looked.IsZero() {
+		a.tracker.SetAhead(setAhead(a.looked.Round(0), now.Round(0), now.Sub(a.looked)))
+	}
+	a.looked = now
+	return now
+}
+
+// setAhead says by how much the wall clock was set ahead from one time of it to another, between which so much time went by
+// on the monotonic clock. That one stands still while the host sleeps.
+func setAhead(from, to time.Time, elapsed time.Duration) time.Duration { return to.Sub(from) - elapsed }
 
 // follow reads the events and begins anew when the guard is gone.
 func (a *Agent) follow(ctx context.Context, cursor string, out chan<- message) {
@@ -144,7 +159,7 @@ func (a *Agent) follow(ctx context.Context, cursor string, out chan<- message) {
 
 // take takes in one message.
 func (a *Agent) take(m message) {
-	now := time.Now()
+	now := a.now()
 	if !a.called {
 		a.called = true
 		a.Ready()

@@ -465,6 +465,15 @@ func (t *Tracker) shift(by time.Duration) {
 	}
 }
 
+// SetAhead says that the wall clock was set ahead: what is due is not brought forward
+// by it. Less than a second is none of this.
+func (t *Tracker) SetAhead(by time.Duration) {
+	if by > time.Second && !t.now.IsZero() {
+		t.shift(by)
+		t.now = t.now.Add(by)
+	}
+}
+
 // Lost says that the guard cannot be reached, and why; Found that it can be again.
 func (t *Tracker) Lost(now time.Time, why string) {
 	t.TickLost(now)

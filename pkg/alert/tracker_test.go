@@ -218,6 +218,20 @@ func TestOnlyTheWallClock(t *testing.T) {
 	}
 }
 
+func TestClockSetAhead(t *testing.T) {
+	tr := NewTracker(plain(time.Minute, time.Hour), time.Minute, nil, nil)
+	tr.Event(event(0, "condemned", "1-5"))
+	tr.Tick(at(10 * time.Second))
+	tr.SetAhead(setAhead(at(10*time.Second), at(9*time.Hour+11*time.Second), time.Second))
+	tr.Tick(at(9*time.Hour + 59*time.Second))
+	expect(t, tr, "")
+	tr.Tick(at(9*time.Hour + time.Minute))
+	expect(t, tr, "firing 0 condemned")
+	tr.SetAhead(setAhead(at(0), at(time.Second), 0)) // is none
+	tr.Tick(at(10*time.Hour + time.Minute))
+	expect(t, tr, "firing 1 condemned")
+}
+
 func TestBounded(t *testing.T) {
 	tr := NewTracker(plain(0, 0), time.Minute, nil, nil)
 	for i := range 3 * maxOpen {

@@ -33,6 +33,7 @@ var events = map[string]string{
 	"69caa11271b06730e80f48fc0f10f570": "config-applied",
 	"1dd1ab12dec1ea863b9e4262aee9a0e8": "config-check-failed",
 	"f0197c5951aeb6d3af443171a261f0c6": "config-blamed",
+	"563358afddafcf4cbe3f8073061e1869": "config-delayed",
 	"240ed0a21f64929993eb55f23aeed8a1": "would-clear",
 	"63cb2edad242c3ec60e042af82de5793": "waiting",
 	"aead1785821e2639ed108de8cd15c05c": "signalled",

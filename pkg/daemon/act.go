@@ -57,6 +57,8 @@ func (d *Daemon) act(decision guard.Decision) {
 		d.restorer.ask(restoreJob{guard.RestoreDone{Unit: x.Unit, PID: x.PID}, func(ctx context.Context) guard.RestoreDone { return d.restorer.restore(ctx, x) }})
 	case guard.RestartUnit:
 		d.restorer.ask(restoreJob{guard.RestoreDone{Unit: x.Unit, PID: x.PID}, func(ctx context.Context) guard.RestoreDone { return d.restorer.restart(ctx, x) }})
+	case guard.LookAtStarted:
+		d.restorer.ask(restoreJob{guard.RestoreDone{Unit: x.Unit, PID: x.PID}, func(ctx context.Context) guard.RestoreDone { return d.restorer.prove(ctx, x) }})
 	case guard.RestartForLimit:
 		d.limitJobs = append(d.limitJobs, d.limiter.restart(x))
 	case guard.LookAtUnit:

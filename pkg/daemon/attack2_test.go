@@ -1,6 +1,8 @@
 package daemon
 
 import (
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -10,6 +12,7 @@ import (
 	"github.com/checkprocd/checkprocd/pkg/guard"
 	"github.com/checkprocd/checkprocd/pkg/systemd"
 	"github.com/checkprocd/checkprocd/pkg/table"
+	"github.com/checkprocd/checkprocd/pkg/watch"
 )
 
 // TestMayNotStart: what its operator stops stays stopped, also where the guard has ended what hung over that, and where
@@ -109,10 +112,40 @@ func TestWatchSparesTheStopped(t *testing.T) {
 
 // TestWatchSparesTheShielded: one in a unit that is protected by his name keeps it from being restarted for the others.
 func TestWatchSparesTheShielded(t *testing.T) {
-	w := newWatches(&Daemon{cfg: &config.Config{}, guard: guardWith(t, map[string]string{"web": "both.service", "db": "both.service", "alone": "web.service"}, "db")})
-	w.units["k"] = map[string]bool{"both.service": true, "web.service": true}
-	if got := w.unitsOf("k"); len(got) != 1 || got[0] != "web.service" {
+	rule := config.Rule{Match: config.Match{Name: "*"}}
+	d := &Daemon{cfg: &config.Config{}, guard: guardWith(t, map[string]string{"web": "both.service", "db": "both.service", "alone": "web.service"}, "db")}
+	d.guard.Step(1100*time.Second, guard.Acting{Acts: true})
+	w := newWatches(d)
+	w.rules["k"] = 0
+	w.watched = &watched{all: map[string]*watchedRule{"k": {Files: map[string]string{}, Units: map[string]*watchedUnit{
+		"both.service": {Names: []string{"web"}}, "web.service": {Names: []string{"alone"}}, "failed.service": {Names: []string{"gone"}}, "spared.service": {Names: []string{"db"}}}}}}
+	plan := func() []string {
+		todo, _, _, _, _ := w.plan("k", rule.Watch, watch.Sum{1})
+		return todo
+	}
+	if got := plan(); !slices.Equal(got, []string{"failed.service", "spared.service", "web.service"}) {
 		t.Errorf("%q", got)
+	}
+	// By a reload also he is protected whose process has failed: by the name that it had.
+	d.cfg = &config.Config{Protect: config.Protect{Names: []string{"db", "go*"}}}
+	if got := plan(); !slices.Equal(got, []string{"web.service"}) {
+		t.Errorf("%q", got)
+	}
+	// An order holds them as it holds processes, those that have ended, too.
+	d.cfg = &config.Config{}
+	for _, o := range []guard.HoldOrder{{Name: "gone", For: time.Hour}, {Name: "alo*", For: time.Hour}} {
+		if _, err := d.guard.Hold(o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := plan(); !slices.Equal(got, []string{"spared.service"}) {
+		t.Errorf("%q", got)
+	}
+	if _, err := d.guard.Hold(guard.HoldOrder{All: true, For: time.Hour}); err != nil {
+		t.Fatal(err)
+	}
+	if todo, _, rest, what, answer := w.plan("k", rule.Watch, watch.Sum{1}); len(todo) != 0 || !rest || answer.InForce || answer.Again <= 0 || !strings.HasPrefix(what, "waiting: ") {
+		t.Errorf("paused: %q, %v, %s, %+v", todo, rest, what, answer)
 	}
 }
 

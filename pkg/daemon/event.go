@@ -19,6 +19,7 @@ const (
 	evConfigApplied     guard.EventName = "config-applied"
 	evConfigCheckFailed guard.EventName = "config-check-failed"
 	evConfigBlamed      guard.EventName = "config-blamed"
+	evConfigDelayed     guard.EventName = "config-delayed"
 	evAlertTest         guard.EventName = "alert-test"
 )
 
@@ -81,6 +82,7 @@ var messageIDs = map[guard.EventName]string{
 	evConfigApplied:     "69caa11271b06730e80f48fc0f10f570",
 	evConfigCheckFailed: "1dd1ab12dec1ea863b9e4262aee9a0e8",
 	evConfigBlamed:      "f0197c5951aeb6d3af443171a261f0c6",
+	evConfigDelayed:     "563358afddafcf4cbe3f8073061e1869",
 	evAlertTest:         "589a0d5c5e3b74140b9355a4395f3e3f",
 }
 

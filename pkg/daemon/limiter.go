@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -60,8 +61,10 @@ func (l *limiter) ask(j limitJob) {
 }
 
 func (l *limiter) restart(x guard.RestartForLimit) limitJob {
+	done := guard.RestartedForLimit{Unit: x.Unit, Target: x.Target, PID: x.PID}
 	answer := func(problem string) guard.Observation {
-		return guard.RestartedForLimit{Unit: x.Unit, Target: x.Target, PID: x.PID, Problem: problem}
+		done.Problem = problem
+		return done
 	}
 	return limitJob{func(ctx context.Context) guard.Observation {
 		state, err := l.units.State(ctx, x.Unit)
@@ -73,11 +76,15 @@ func (l *limiter) restart(x guard.RestartForLimit) limitJob {
 		if state.Active != "active" || state.Job {
 			return answer("it is " + state.Active + ", and that is somebody else's doing")
 		}
-		result, err := l.units.Restart(ctx, x.Unit)
+		result, err := l.units.TryRestart(ctx, x.Unit)
 		switch {
+		case errors.Is(err, systemd.ErrRuns): // what becomes of it is looked at later
 		case err != nil:
 			return answer(err.Error())
+		case result == "canceled":
+			return answer("somebody else's job took the place of its restart")
 		case result != "done":
+			done.Begun = true
 			return answer("its restart job ended as " + result)
 		}
 		return answer("")

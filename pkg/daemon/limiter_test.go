@@ -82,7 +82,7 @@ func TestLimiter(t *testing.T) {
 		{l.set(guard.SetUnitLimits{Unit: "a.service", Limits: guard.UnitLimits{MemoryHigh: guard.Unlimited, CPUQuota: 500_000}}), guard.UnitLimitsSet{Unit: "a.service"}},
 		{l.set(guard.SetUnitLimits{Unit: "a.service"}), guard.UnitLimitsSet{Unit: "a.service"}},
 		{l.restart(guard.RestartForLimit{Unit: "a.service", Target: 3, PID: 42}), guard.RestartedForLimit{Unit: "a.service", Target: 3, PID: 42}},
-		{l.restart(guard.RestartForLimit{Unit: "stuck.service", Target: 3, PID: 42}), guard.RestartedForLimit{Unit: "stuck.service", Target: 3, PID: 42, Problem: "its restart job ended as timeout"}},
+		{l.restart(guard.RestartForLimit{Unit: "stuck.service", Target: 3, PID: 42}), guard.RestartedForLimit{Unit: "stuck.service", Target: 3, PID: 42, Problem: "its restart job ended as timeout", Begun: true}},
 	} {
 		if got := ask(tt.job); got != tt.want {
 			t.Errorf("got  %+v\nwant %+v", got, tt.want)

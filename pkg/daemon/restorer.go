@@ -9,7 +9,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/checkprocd/checkprocd/pkg/config"
 	"github.com/checkprocd/checkprocd/pkg/guard"
+	"github.com/checkprocd/checkprocd/pkg/process"
 	"github.com/checkprocd/checkprocd/pkg/systemd"
 )
 
@@ -31,10 +33,15 @@ const (
 	// stopMax is how long before the end of one of its processes a unit may have
 	// been stopped for that end to belong to it: longer than most TimeoutStopSec=.
 	stopMax = 5 * time.Minute
+	// fallTime is how long after the end of a process the units go down that need its.
+	fallTime = 5 * time.Second
 	// learnTimeout bounds the question for a main process; maxMains bounds how
 	// many answers are kept.
 	learnTimeout = 10 * time.Second
 	maxMains     = 8192
+	// pinEvery is how often what is to be remembered is asked for anew: the bus may
+	// have been away, and a unit may be new.
+	pinEvery = 30 * time.Second
 )
 
 // restorer brings units back over D-Bus, on goroutines of its own: the bus can
@@ -49,6 +56,8 @@ type restorer struct {
 
 	mu    sync.Mutex
 	mains map[mainProcess]struct{} // known main processes, the ended ones too
+
+	then chan []string // units of which systemd is to remember when they were stopped
 }
 
 // restoreJob is one question to systemd.
@@ -65,7 +74,7 @@ type mainProcess struct {
 
 func newRestorer(post func(guard.Observation)) *restorer {
 	return &restorer{queue: make(chan restoreJob, restoreQueue), learn: make(chan mainProcess, restoreQueue), post: post,
-		mains: map[mainProcess]struct{}{}}
+		mains: map[mainProcess]struct{}{}, then: make(chan []string, 1)}
 }
 
 // meet has a new target looked at, if it may be a main process: those are
@@ -107,6 +116,51 @@ func (r *restorer) learnMains(ctx context.Context) {
 	}
 }
 
+// remember has systemd keep what it knows about the units that are restarted after
+// others: it forgets of one that is down, and to which nobody refers, since when.
+func (r *restorer) remember(rules []config.Rule) {
+	var units []string
+	for i := range rules {
+		units = append(units, rules[i].Then...)
+	}
+	select {
+	case <-r.then: // not taken yet
+	default:
+	}
+	r.then <- units
+}
+
+func (r *restorer) pinThen(ctx context.Context) {
+	every := time.NewTicker(pinEvery)
+	defer every.Stop()
+	var units []string
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-r.then:
+			for _, unit := range units {
+				if !slices.Contains(now, unit) {
+					r.pin(ctx, unit, r.units.Unpin)
+				}
+			}
+			units = now
+		case <-every.C:
+		}
+		for _, unit := range units {
+			r.pin(ctx, unit, r.units.Pin)
+		}
+	}
+}
+
+// pin calls Pin or Unpin. Without a bus, or without that unit, there is nothing to
+// remember: what is down then counts as stopped.
+func (r *restorer) pin(ctx context.Context, unit string, do func(context.Context, string) error) {
+	ctx, cancel := context.WithTimeout(ctx, learnTimeout)
+	defer cancel()
+	_ = do(ctx, unit)
+}
+
 // wasMain says whether a process was the unit's main one, by what systemd says
 // now or, when it has forgotten, by what it said then.
 func (r *restorer) wasMain(state systemd.UnitState, m mainProcess) bool {
@@ -129,6 +183,7 @@ func (r *restorer) run(ctx context.Context) {
 	defer r.units.Close()
 	var all sync.WaitGroup
 	all.Go(func() { r.learnMains(ctx) })
+	all.Go(func() { r.pinThen(ctx) })
 	for range restoreWorkers {
 		all.Go(func() { r.work(ctx) })
 	}
@@ -148,9 +203,24 @@ func (r *restorer) work(ctx context.Context) {
 	}
 }
 
+// leaving says whether the system goes down: nothing is started any more.
+func (r *restorer) leaving(ctx context.Context, out *guard.RestoreDone) bool {
+	if is, err := r.units.Leaving(ctx); err != nil {
+		out.Failed, out.Unasked, out.Reason = true, true, err.Error()
+		return true
+	} else if is {
+		out.Reason = "the system goes down"
+		return true
+	}
+	return false
+}
+
 // restore starts what ended, if it is down and nobody wants it to be.
 func (r *restorer) restore(ctx context.Context, x guard.RestoreUnit) guard.RestoreDone {
 	out := guard.RestoreDone{Unit: x.Unit, PID: x.PID}
+	if r.leaving(ctx, &out) {
+		return out
+	}
 	var state systemd.UnitState
 	if strings.HasSuffix(x.Unit, ".service") {
 		var err error
@@ -170,7 +240,7 @@ func (r *restorer) restore(ctx context.Context, x guard.RestoreUnit) guard.Resto
 	} else {
 		// The name is the same when it is asked for again after a crash of the
 		// guard: then it runs already.
-		unit = fmt.Sprintf("checkprocd-run-%d-%d.service", x.PID, x.Ended.Microseconds())
+		unit = fmt.Sprintf("%s%d-%d.service", guard.RunPrefix, x.PID, x.Ended.Microseconds())
 		user := x.Command.User
 		if user == "" {
 			user = x.User
@@ -181,18 +251,30 @@ func (r *restorer) restore(ctx context.Context, x guard.RestoreUnit) guard.Resto
 			out.Up, out.Reason = true, "its command runs"
 			return out
 		}
+		r.pin(ctx, unit, r.units.Pin) // else it is gone with its exit status; see prove
 	}
 	switch {
+	case errors.Is(err, systemd.ErrBusy): // an order to stop it, perhaps
+		out.Coming, out.Reason = true, err.Error()
+	case errors.Is(err, systemd.ErrRuns): // what becomes of it is looked at later
+		out.Started = true
+	case systemd.Unanswered(err):
+		out.Failed, out.Unasked, out.Reason = true, true, err.Error()
 	case err != nil:
 		out.Failed, out.Reason = true, err.Error()
+	case result == "canceled":
+		out.Coming, out.Reason = true, "somebody else's job took the place of its start"
 	case result != "done":
 		out.Failed, out.Reason = true, "its start job ended as "+result
 	default:
-		if why := r.fails(ctx, unit); why != "" {
+		if why := r.fails(ctx, unit, x.Command != nil); why != "" {
 			out.Failed, out.Reason = true, why
 			break
 		}
 		out.Started = true
+	}
+	if x.Command != nil && !out.Started {
+		r.pin(ctx, unit, r.units.Unpin)
 	}
 	return out
 }
@@ -200,7 +282,7 @@ func (r *restorer) restore(ctx context.Context, x guard.RestoreUnit) guard.Resto
 // mayStart says whether a process is to be started again, by what systemd says
 // about its unit; what comes of it is in out, and so is the reason.
 func mayStart(x guard.RestoreUnit, s systemd.UnitState, main bool, out *guard.RestoreDone) bool {
-	known := s.Load == "loaded" && main
+	known := s.Load == "loaded" && (main || x.PID == 0)
 	switch {
 	case !known && x.Command != nil && stoppedWith(x, s): // not outside of it, either
 		out.Reason = fmt.Sprintf("%s was stopped: %s", x.Unit, s.Active)
@@ -212,7 +294,12 @@ func mayStart(x guard.RestoreUnit, s systemd.UnitState, main bool, out *guard.Re
 			out.Reason = "nobody knows whether it crashed"
 		}
 		return !x.Crashed || x.Sure
-	case !main:
+	case x.PID == 0 && s.Load == "loaded" && s.Down() && (s.Active != "failed" || s.Stopped(process.Now())):
+		out.Reason = "it was stopped: " + s.Active
+	case x.PID == 0 && s.Load == "loaded" && s.Down():
+		out.Reason = "it was failed"
+		return true
+	case x.PID != 0 && !main:
 		out.Reason = fmt.Sprintf("pid %d was not its main process", x.PID)
 	case !known:
 		out.Reason = "it is " + s.Load
@@ -224,6 +311,8 @@ func mayStart(x guard.RestoreUnit, s systemd.UnitState, main bool, out *guard.Re
 		out.Reason = "it was being stopped: " + s.Active
 	case (x.Crashed || s.ExecMainPID != 0 && s.ExecMainPID != x.PID) && !s.Crashed():
 		out.Reason = "it was stopped: " + s.Active // by somebody who wants it to be
+	case s.OfConnection(x.Unit):
+		out.Reason = "its socket starts it, for each connection"
 	default:
 		out.Reason = "it was " + s.Active
 		return true
@@ -238,8 +327,9 @@ func stoppedWith(x guard.RestoreUnit, s systemd.UnitState) bool {
 	return s.Active == "deactivating" || s.Down() && !s.Crashed() && s.Left > max(x.Ended-stopMax, 0)
 }
 
-// fails says why a unit that was just started does not stay up, "" if it does.
-func (r *restorer) fails(ctx context.Context, unit string) string {
+// fails says why a unit that was just started does not stay up, "" if it does. A
+// command shall not end well, either.
+func (r *restorer) fails(ctx context.Context, unit string, command bool) string {
 	select {
 	case <-time.After(settleTime):
 	case <-ctx.Done():
@@ -249,18 +339,58 @@ func (r *restorer) fails(ctx context.Context, unit string) string {
 	switch {
 	case err != nil: // it was started
 		return ""
-	case state.Load == "not-found": // of a command that ended
-		return fmt.Sprintf("it ended within %s", settleTime)
 	case state.Active == "failed":
-		return fmt.Sprintf("it failed within %s: %s", settleTime, state.Result)
+		return fmt.Sprintf("it failed within %s: %s", settleTime, state.End())
+	case command && state.Active == "inactive":
+		return fmt.Sprintf("it ended within %s", settleTime)
 	}
 	return ""
 }
 
-// restart restarts a unit that follows another, unless it was down before.
+// prove looks how a unit is that was started a while ago.
+func (r *restorer) prove(ctx context.Context, x guard.LookAtStarted) guard.RestoreDone {
+	out := guard.RestoreDone{Unit: x.Unit, PID: x.PID}
+	command := strings.HasPrefix(x.Unit, guard.RunPrefix)
+	if x.Last {
+		if command {
+			r.pin(ctx, x.Unit, r.units.Unpin)
+		}
+		return out
+	}
+	state, err := r.units.State(ctx, x.Unit)
+	switch {
+	case err != nil:
+		out.Failed, out.Unasked, out.Reason = true, true, err.Error()
+		return out
+	case state.Job || state.Active == "activating" || state.Active == "deactivating":
+		out.Coming = true
+		return out
+	case state.Active == "failed" && !state.Stopped(process.Now()):
+		out.Failed, out.Reason = true, "it failed: "+state.End()
+	case state.Active == "failed", state.Active == "inactive": // and whoever knows how has forgotten, perhaps
+		out.Reason = "it is " + state.Active
+	default:
+		out.Up = true
+		return out
+	}
+	if command {
+		r.pin(ctx, x.Unit, r.units.Unpin)
+	}
+	return out
+}
+
+// restart restarts a unit that follows another, unless somebody has stopped it, or is
+// about to.
 func (r *restorer) restart(ctx context.Context, x guard.RestartUnit) guard.RestoreDone {
 	out := guard.RestoreDone{Unit: x.Unit, PID: x.PID}
+	if r.leaving(ctx, &out) {
+		return out
+	}
 	state, err := r.units.State(ctx, x.Unit)
+	var first systemd.UnitState
+	if err == nil && state.Active == "inactive" && slices.Contains(state.Needs, x.After) {
+		first, err = r.units.State(ctx, x.After)
+	}
 	switch {
 	case err != nil:
 		out.Failed, out.Unasked, out.Reason = true, true, err.Error()
@@ -268,14 +398,26 @@ func (r *restorer) restart(ctx context.Context, x guard.RestartUnit) guard.Resto
 	case state.Load != "loaded":
 		out.Failed, out.Reason = true, "it is "+state.Load
 		return out
-	case state.Active == "inactive" && state.Left < x.Ended-alike && !(state.Left == 0 && slices.Contains(state.Needs, x.After)):
-		// systemd forgets when a unit went down that nobody refers to: one that
-		// is stopped with the other counts as stopped with it.
-		out.Reason = "it was stopped before"
+	case state.Job || state.Active == "activating" || state.Active == "deactivating":
+		out.Reason = "somebody else starts or stops it: it is " + state.Active
+		return out
+	case state.Active == "inactive" && !fellWith(state, first, x):
+		out.Reason = "it was stopped"
 		return out
 	}
-	result, err := r.units.Restart(ctx, x.Unit)
+	var result string
+	if state.Down() {
+		result, err = r.units.Start(ctx, x.Unit)
+	} else {
+		result, err = r.units.TryRestart(ctx, x.Unit)
+	}
 	switch {
+	case errors.Is(err, systemd.ErrBusy):
+		out.Reason = err.Error()
+	case errors.Is(err, systemd.ErrRuns):
+		out.Started, out.Reason = true, "it was "+state.Active
+	case systemd.Unanswered(err):
+		out.Failed, out.Unasked, out.Reason = true, true, err.Error()
 	case err != nil:
 		out.Failed, out.Reason = true, err.Error()
 	case result != "done":
@@ -284,4 +426,12 @@ func (r *restorer) restart(ctx context.Context, x guard.RestartUnit) guard.Resto
 		out.Started, out.Reason = true, "it was "+state.Active
 	}
 	return out
+}
+
+// fellWith says whether a unit that is down was stopped together with the one that it
+// follows and needs: when that one's process ended, or when the last of it had. One that
+// systemd knows nothing of has not run since this guard began.
+func fellWith(s, first systemd.UnitState, x guard.RestartUnit) bool {
+	return slices.Contains(s.Needs, x.After) && s.Left > 0 && s.Left >= x.Ended-alike &&
+		(s.Left <= x.Ended+fallTime || s.Left >= first.Fell-alike && s.Left <= first.Fell+alike)
 }

@@ -107,6 +107,9 @@ type pid1 struct {
 	units  map[string]map[string]dbus.Variant
 	result map[string]string // of a start; none: done
 	fails  map[string]bool   // it fails right after its start
+	busy   map[string]bool   // somebody else's job is in the way
+	pinned map[string]bool
+	state  string // of the system
 	asked  []string
 	jobs   uint32
 }
@@ -151,7 +154,10 @@ func fakeBus(t *testing.T) *pid1 {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	m := &pid1{conn: conn, units: map[string]map[string]dbus.Variant{}, result: map[string]string{}, fails: map[string]bool{}}
+	m := &pid1{conn: conn, units: map[string]map[string]dbus.Variant{}, result: map[string]string{}, fails: map[string]bool{}, busy: map[string]bool{}, pinned: map[string]bool{}, state: "running"}
+	if err := conn.Export(m, managerPath, "org.freedesktop.DBus.Properties"); err != nil {
+		t.Fatal(err)
+	}
 	if err := conn.Export(m, managerPath, managerIface); err != nil {
 		t.Fatal(err)
 	}
@@ -188,6 +194,10 @@ func (u unitOf) GetAll(string) (map[string]dbus.Variant, *dbus.Error) {
 
 func (m *pid1) job(what, unit string) (dbus.ObjectPath, *dbus.Error) {
 	m.mu.Lock()
+	if m.busy[unit] {
+		m.mu.Unlock()
+		return "", dbus.NewError("org.freedesktop.systemd1.TransactionIsDestructive", []any{"Transaction is destructive."})
+	}
 	m.asked = append(m.asked, what+" "+unit)
 	result, fails := m.result[unit], m.fails[unit]
 	m.jobs++
@@ -207,8 +217,28 @@ func (m *pid1) job(what, unit string) (dbus.ObjectPath, *dbus.Error) {
 }
 
 func (m *pid1) StartUnit(unit, _ string) (dbus.ObjectPath, *dbus.Error) { return m.job("start", unit) }
-func (m *pid1) RestartUnit(unit, _ string) (dbus.ObjectPath, *dbus.Error) {
+func (m *pid1) TryRestartUnit(unit, _ string) (dbus.ObjectPath, *dbus.Error) {
 	return m.job("restart", unit)
+}
+func (m *pid1) ReloadUnit(unit, _ string) (dbus.ObjectPath, *dbus.Error) {
+	return m.job("reload", unit)
+}
+
+func (m *pid1) RefUnit(unit string) *dbus.Error   { return m.pin(unit, true) }
+func (m *pid1) UnrefUnit(unit string) *dbus.Error { return m.pin(unit, false) }
+
+func (m *pid1) pin(unit string, is bool) *dbus.Error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.pinned[unit] = is
+	return nil
+}
+
+// Get answers for the state of the system.
+func (m *pid1) Get(_, _ string) (dbus.Variant, *dbus.Error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return dbus.MakeVariant(m.state), nil
 }
 
 func (m *pid1) StartTransientUnit(unit, _ string, properties []sddbus.Property, _ []sddbus.PropertyCollection) (dbus.ObjectPath, *dbus.Error) {
@@ -238,14 +268,27 @@ func TestRestorer(t *testing.T) {
 		"b.service": "active", "failed.service": "failed", "stopped.service": "inactive"} {
 		m.set(unit, "loaded", active, 42)
 	}
-	for _, unit := range []string{"bound.service", "free.service"} { // unloaded since
-		m.set(unit, "loaded", "inactive", 0)
+	const s = 1e6 // in microseconds
+	property := func(unit, name string, value any) {
 		m.mu.Lock()
-		m.units[unit]["ActiveExitTimestampMonotonic"] = dbus.MakeVariant(uint64(0))
-		m.mu.Unlock()
+		defer m.mu.Unlock()
+		m.units[unit][name] = dbus.MakeVariant(value)
 	}
+	for unit, left := range map[string]uint64{"bound.service": 100 * s, "late.service": 160 * s, "stopped-later.service": 200 * s, "stopped-before.service": 90 * s, "unknown.service": 0, "free.service": 100 * s} {
+		m.set(unit, "loaded", "inactive", 0)
+		property(unit, "ActiveExitTimestampMonotonic", left)
+		if unit != "free.service" {
+			property(unit, "BindsTo", []string{"x.service", "a.service"})
+		}
+	}
+	m.set("a.service", "loaded", "active", 42)
+	property("a.service", "InactiveEnterTimestampMonotonic", uint64(160*s))
+	for unit, active := range map[string]string{"busy.service": "active", "stops.service": "deactivating", "comes.service": "activating", "busy-down.service": "failed", "echo@1.service": "failed"} {
+		m.set(unit, "loaded", active, 42)
+	}
+	property("echo@1.service", "TriggeredBy", []string{"echo.socket"})
 	m.mu.Lock()
-	m.units["bound.service"]["BindsTo"] = dbus.MakeVariant([]string{"x.service", "a.service"})
+	m.busy["busy.service"], m.busy["busy-down.service"] = true, true
 	m.result["bad.service"], m.fails["flap.service"] = "failed", true
 	m.mu.Unlock()
 	r := newRestorer(func(guard.Observation) {})
@@ -261,6 +304,8 @@ func TestRestorer(t *testing.T) {
 		{guard.RestoreUnit{Unit: "down.service"}, guard.RestoreDone{Started: true, Reason: "it was failed"}},
 		{guard.RestoreUnit{Unit: "bad.service"}, guard.RestoreDone{Failed: true, Reason: "its start job ended as failed"}},
 		{guard.RestoreUnit{Unit: "flap.service"}, guard.RestoreDone{Failed: true, Reason: "it failed within 2s: exit-code"}},
+		{guard.RestoreUnit{Unit: "busy-down.service"}, guard.RestoreDone{Coming: true, Reason: "start busy-down.service: another job is in its way: Transaction is destructive."}},
+		{guard.RestoreUnit{Unit: "echo@1.service"}, guard.RestoreDone{Reason: "its socket starts it, for each connection"}},
 		{guard.RestoreUnit{Unit: "up.service"}, guard.RestoreDone{Up: true, Reason: "systemd restarted it: active"}},
 		{guard.RestoreUnit{Unit: "gone.service"}, guard.RestoreDone{Reason: "pid 42 was not its main process"}},
 		{guard.RestoreUnit{Command: command, Name: "x", User: "idc", Ended: 5 * time.Millisecond}, guard.RestoreDone{Started: true, As: as, Reason: "it was ended"}},
@@ -271,19 +316,27 @@ func TestRestorer(t *testing.T) {
 			t.Errorf("%+v: %s", tt.x, diff)
 		}
 	}
-	ended := 10 * time.Microsecond
+	ended := 100 * time.Second
+	stopped := guard.RestoreDone{Reason: "it was stopped"}
 	for _, tt := range []struct {
 		x    guard.RestartUnit
 		want guard.RestoreDone
 	}{
 		{guard.RestartUnit{Unit: "b.service"}, guard.RestoreDone{Started: true, Reason: "it was active"}},
 		{guard.RestartUnit{Unit: "failed.service"}, guard.RestoreDone{Started: true, Reason: "it was failed"}},
-		{guard.RestartUnit{Unit: "stopped.service", Ended: ended + alike + 1}, guard.RestoreDone{Reason: "it was stopped before"}},
-		{guard.RestartUnit{Unit: "stopped.service", Ended: ended + alike}, guard.RestoreDone{Started: true, Reason: "it was inactive"}},
-		{guard.RestartUnit{Unit: "bound.service", After: "a.service", Ended: time.Hour}, guard.RestoreDone{Started: true, Reason: "it was inactive"}},
-		{guard.RestartUnit{Unit: "free.service", After: "a.service", Ended: time.Hour}, guard.RestoreDone{Reason: "it was stopped before"}},
+		{guard.RestartUnit{Unit: "stopped.service", Ended: ended}, stopped},
+		{guard.RestartUnit{Unit: "bound.service"}, guard.RestoreDone{Started: true, Reason: "it was inactive"}},
+		{guard.RestartUnit{Unit: "late.service"}, guard.RestoreDone{Started: true, Reason: "it was inactive"}}, // with the last of it
+		{guard.RestartUnit{Unit: "stopped-later.service"}, stopped},
+		{guard.RestartUnit{Unit: "stopped-before.service"}, stopped},
+		{guard.RestartUnit{Unit: "unknown.service"}, stopped}, // it has not run for as long as it is known
+		{guard.RestartUnit{Unit: "free.service"}, stopped},    // nothing but somebody stops it
+		{guard.RestartUnit{Unit: "busy.service"}, guard.RestoreDone{Reason: "restart busy.service: another job is in its way: Transaction is destructive."}},
+		{guard.RestartUnit{Unit: "stops.service"}, guard.RestoreDone{Reason: "somebody else starts or stops it: it is deactivating"}},
+		{guard.RestartUnit{Unit: "comes.service"}, guard.RestoreDone{Reason: "somebody else starts or stops it: it is activating"}},
 		{guard.RestartUnit{Unit: "gone.service"}, guard.RestoreDone{Failed: true, Reason: "it is not-found"}},
 	} {
+		tt.x.After, tt.x.Ended = "a.service", ended
 		tt.x.PID, tt.want.PID, tt.want.Unit = 42, 42, tt.x.Unit
 		if diff := cmp.Diff(tt.want, r.restart(ctx, tt.x)); diff != "" {
 			t.Errorf("%+v: %s", tt.x, diff)
@@ -291,8 +344,68 @@ func TestRestorer(t *testing.T) {
 	}
 	want := []string{"start down.service", "start bad.service", "start flap.service",
 		"run Type=exec Description=x, started again by the process guard ExecStart=[[/bin/x [/bin/x a b] false]] CollectMode=inactive-or-failed User=idc " + as,
-		"restart b.service", "restart failed.service", "restart stopped.service", "restart bound.service"}
+		"restart b.service", "start failed.service", "start bound.service", "start late.service"}
 	if diff := cmp.Diff(want, m.calls()); diff != "" {
 		t.Error(diff)
+	}
+	// The system goes down: nothing is started any more.
+	m.mu.Lock()
+	m.state = "stopping"
+	m.mu.Unlock()
+	for _, got := range []guard.RestoreDone{r.restore(ctx, guard.RestoreUnit{Unit: "bad.service", PID: 42}), r.restart(ctx, guard.RestartUnit{Unit: "b.service", PID: 42})} {
+		if got.Started || got.Failed || got.Reason != "the system goes down" {
+			t.Errorf("%+v", got)
+		}
+	}
+	if len(m.calls()) != len(want) {
+		t.Errorf("%q", m.calls())
+	}
+}
+
+// TestProve looks at units that were started a while ago, and at a unit that nobody ended.
+func TestProve(t *testing.T) {
+	m := fakeBus(t)
+	const run = guard.RunPrefix + "42-5000.service"
+	for unit, active := range map[string]string{"up.service": "active", "bad.service": "failed", "stopped-bad.service": "failed", "down.service": "inactive", "again.service": "activating", run: "failed"} {
+		m.set(unit, "loaded", active, 42)
+	}
+	m.mu.Lock()
+	m.units["stopped-bad.service"]["ActiveExitTimestampMonotonic"] = dbus.MakeVariant(uint64(8))
+	m.units[run]["ExecMainCode"], m.units[run]["ExecMainStatus"] = dbus.MakeVariant(int32(1)), dbus.MakeVariant(int32(3))
+	m.mu.Unlock()
+	r := newRestorer(func(guard.Observation) {})
+	defer r.units.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	r.pin(ctx, run, r.units.Pin)
+	for _, tt := range []struct {
+		unit string
+		want guard.RestoreDone
+	}{
+		{"up.service", guard.RestoreDone{Up: true}},
+		{"bad.service", guard.RestoreDone{Failed: true, Reason: "it failed: exit-code"}},
+		{"stopped-bad.service", guard.RestoreDone{Reason: "it is failed"}},
+		{"down.service", guard.RestoreDone{Reason: "it is inactive"}},
+		{"again.service", guard.RestoreDone{Coming: true}},
+		{run, guard.RestoreDone{Failed: true, Reason: "it failed: exit status 3"}},
+	} {
+		tt.want.Unit = tt.unit
+		if diff := cmp.Diff(tt.want, r.prove(ctx, guard.LookAtStarted{Unit: tt.unit})); diff != "" {
+			t.Errorf("%s: %s", tt.unit, diff)
+		}
+	}
+	m.mu.Lock()
+	if is, was := m.pinned[run]; is || !was {
+		t.Errorf("what was learnt about the command is kept: %v", m.pinned)
+	}
+	m.mu.Unlock()
+	for unit, want := range map[string]guard.RestoreDone{
+		"stopped-bad.service": {Reason: "it was stopped: failed"}, "down.service": {Reason: "it was stopped: inactive"},
+		"up.service": {Up: true, Reason: "systemd restarted it: active"}, "bad.service": {Started: true, Reason: "it was failed"},
+	} {
+		want.Unit = unit
+		if diff := cmp.Diff(want, r.restore(ctx, guard.RestoreUnit{Unit: unit, Crashed: true, Sure: true})); diff != "" {
+			t.Errorf("%s: %s", unit, diff)
+		}
 	}
 }

@@ -2,11 +2,14 @@ package daemon
 
 import (
 	"context"
-	"crypto/sha256"
+	"encoding/hex"
+	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/checkprocd/checkprocd/pkg/config"
@@ -27,8 +30,13 @@ const (
 	// watchEnd bounds the wait for those that look at files when the daemon ends:
 	// a file may lie on a disk that is gone.
 	watchEnd = time.Second
-	// maxUnits bounds the services that are remembered for one rule.
-	maxUnits = 1000
+	// heldLook is how often it is looked whether a change can be put in force that waits.
+	heldLook = 2 * time.Second
+	// retryMin and retryMax bound the wait between two tries while systemd or the bus
+	// does not answer, retryFor all of them together.
+	retryMin = 2 * time.Second
+	retryMax = time.Minute
+	retryFor = 30 * time.Minute
 )
 
 // watches carries changes of the configuration of guarded programs: for each rule
@@ -39,12 +47,18 @@ type watches struct {
 	d       *Daemon
 	watcher *watch.Watcher // nil: no rule has needed one so far
 	watched *watched
+	dirty   chan struct{} // holds one value when the file of watched is to be written
+	ours    atomic.Bool   // that file: this guard has the registry
+	taking  sync.Mutex
+	foreign bool // the file was another guard's when it was read
 	all     sync.WaitGroup
+
+	endWrite     context.CancelFunc
+	checkTimeout time.Duration
 
 	// Owned by the loop.
 	running map[string]context.CancelFunc // by what the rule says
 	rules   map[string]int                // index of the rule in force
-	units   map[string]map[string]bool    // services of targets that have or had that rule
 	learn   bool                          // a target has registered since units were learnt
 	blames  map[string]*blame             // by unit
 }
@@ -57,14 +71,15 @@ type blame struct {
 }
 
 func newWatches(d *Daemon) *watches {
-	return &watches{d: d, running: map[string]context.CancelFunc{}, rules: map[string]int{},
-		units: map[string]map[string]bool{}, blames: map[string]*blame{}}
+	return &watches{d: d, running: map[string]context.CancelFunc{}, rules: map[string]int{}, blames: map[string]*blame{},
+		dirty: make(chan struct{}, 1), checkTimeout: checkTimeout}
 }
 
 // set has the files of these rules watched, on the loop or before it runs. A rule
 // that says what one said before keeps what is known of its files.
 func (w *watches) set(rules []config.Rule) {
 	clear(w.rules)
+	var begin []string
 	for i := range rules {
 		r := &rules[i]
 		if len(r.Watch.Files) == 0 {
@@ -76,25 +91,24 @@ func (w *watches) set(rules []config.Rule) {
 		}
 		w.rules[key] = i
 		w.learn = true
-		if w.running[key] != nil {
-			continue
+		if w.running[key] == nil {
+			begin = append(begin, key)
 		}
-		if w.watcher == nil {
-			var err error
-			if w.watcher, err = watch.New(); err != nil {
-				w.d.degraded("inotify", fmt.Sprintf("%v: files are looked at each few seconds instead", err))
-			}
-			if w.watched, err = loadWatched(w.d.cfg.RuntimeDir); err != nil {
-				w.d.degraded("watched", fmt.Sprintf("%v: what watched files hold now counts as in force", err))
-			}
-		}
+	}
+	if w.watcher == nil && len(begin) > 0 {
+		w.begin()
+	}
+	if w.watched != nil {
+		w.watched.stand(w.rules)
+	}
+	for _, key := range begin {
 		ctx, cancel := context.WithCancel(context.Background())
 		w.running[key] = cancel
-		watcher, spec := w.watcher, r.Watch
+		watcher, spec, was := w.watcher, rules[w.rules[key]].Watch, &carrying{}
 		w.all.Go(func() {
 			watcher.Run(ctx, watch.Spec{Files: spec.Files, Settle: spec.Settle, Known: w.watched.known(key)}, watch.Handlers{
-				Changed: func(c watch.Change) bool { return w.changed(ctx, key, spec, c) },
-				InForce: func(sums map[string]watch.Sum) { w.keep(ctx, key, sums) },
+				Changed: func(c watch.Change) watch.Answer { return w.changed(ctx, key, spec, c, was) },
+				InForce: func(sums map[string]watch.Sum) { w.keep(key, sums) },
 				Trouble: func(text string) { w.trouble(ctx, key, text) },
 			})
 		})
@@ -103,14 +117,42 @@ func (w *watches) set(rules []config.Rule) {
 		if _, ok := w.rules[key]; !ok {
 			cancel()
 			delete(w.running, key)
-			delete(w.units, key)
 		}
 	}
 }
 
-// learnUnits remembers to which services the rules apply, on the loop: one that has
-// failed because of a bad change has no target by the time of the good one.
+// begin makes what all rules share.
+func (w *watches) begin() {
+	var err error
+	if w.watcher, err = watch.New(); err != nil {
+		w.d.degraded("inotify", fmt.Sprintf("%v: files are looked at each few seconds instead", err))
+	}
+	w.watched = &watched{path: filepath.Join(w.d.cfg.RuntimeDir, "watched"), all: map[string]*watchedRule{}}
+	if err := w.watched.load(); err != nil {
+		w.d.degraded("watched", fmt.Sprintf("%v: what watched files hold now counts as in force", err))
+	}
+	w.ours.Store(w.d.registry != nil)
+	w.foreign = w.d.registry == nil
+	var ctx context.Context
+	ctx, w.endWrite = context.WithCancel(context.Background())
+	w.all.Go(func() { w.write(ctx) })
+}
+
+// takeOver reads what the guard has carried that had the registry before this one.
+func (w *watches) takeOver() {
+	w.taking.Lock()
+	defer w.taking.Unlock()
+	if w.foreign && w.ours.Load() {
+		_ = w.watched.load() // it was said when it was read first
+		w.foreign = false
+	}
+}
+
+// learnUnits remembers to which services the rules apply, on the loop.
 func (w *watches) learnUnits() {
+	if ours := w.d.registry != nil; ours && !w.ours.Swap(ours) {
+		w.save()
+	}
 	if !w.learn || len(w.rules) == 0 {
 		return
 	}
@@ -119,44 +161,17 @@ func (w *watches) learnUnits() {
 	for key, index := range w.rules {
 		of[index] = key
 	}
+	news := false
 	for _, v := range w.d.guard.Views() {
 		key, ok := of[v.Rule]
 		if !ok || !v.Target || v.Shield != "" || v.State == "refused" || !strings.HasSuffix(v.Unit, ".service") || strings.HasPrefix(v.Unit, "user@") {
 			continue
 		}
-		if w.units[key] == nil || len(w.units[key]) >= maxUnits {
-			w.units[key] = map[string]bool{}
-		}
-		w.units[key][v.Unit] = true
+		news = w.watched.learn(key, v.Unit, v.Name) || news
 	}
-}
-
-// unitsOf lists the services that a change is for, on the loop. What nothing may be
-// done to is not among them.
-func (w *watches) unitsOf(key string) []string {
-	w.learn = true
-	w.learnUnits()
-	var out []string
-	shielded := shieldedUnits(w.d.guard.Views())
-	for unit := range w.units[key] {
-		if w.d.cfg.Protected("", unit) == "" && !shielded[unit] {
-			out = append(out, unit)
-		}
+	if news {
+		w.save()
 	}
-	slices.Sort(out)
-	return out
-}
-
-// shieldedUnits are those in which somebody is to whom nothing may be done, by his
-// name perhaps, whatever is said about the others in it.
-func shieldedUnits(views []guard.View) map[string]bool {
-	out := map[string]bool{}
-	for i := range views {
-		if v := &views[i]; v.Shield != "" && v.Unit != "" {
-			out[v.Unit] = true
-		}
-	}
-	return out
 }
 
 // stop ends all of it, after the loop. A look that hangs is left behind.
@@ -170,6 +185,7 @@ func (w *watches) stop() {
 	if w.watcher == nil {
 		return
 	}
+	w.endWrite()
 	done := make(chan struct{})
 	go func() {
 		w.all.Wait()
@@ -182,21 +198,41 @@ func (w *watches) stop() {
 	}
 }
 
-// keep has it remembered over a restart what is in force.
-func (w *watches) keep(ctx context.Context, key string, sums map[string]watch.Sum) {
-	stand := map[string]bool{}
-	err := w.d.inLoop(ctx, func() {
-		for key := range w.rules {
-			stand[key] = w.d.registry != nil // else another guard's
-		}
-	})
-	if err != nil || !stand[key] {
-		return
+// keep has it remembered what is in force.
+func (w *watches) keep(key string, sums map[string]watch.Sum) {
+	w.watched.keep(key, sums)
+	w.save()
+}
+
+// save has the file written soon.
+func (w *watches) save() {
+	select {
+	case w.dirty <- struct{}{}:
+	default:
 	}
-	if err := w.watched.keep(key, sums, func(key string) bool { return stand[key] }); err != nil {
-		_ = w.d.inLoop(ctx, func() {
-			w.d.degraded("watched", fmt.Sprintf("%v: a change of watched files under a restart of the guard is not seen", err))
-		})
+}
+
+// write writes the file when that is wanted, until ctx ends.
+func (w *watches) write(ctx context.Context) {
+	for {
+		select {
+		case <-w.dirty:
+		case <-ctx.Done():
+			select {
+			case <-w.dirty:
+			default:
+				return
+			}
+		}
+		if !w.ours.Load() { // another guard's
+			continue
+		}
+		w.takeOver()
+		if err := w.watched.save(); err != nil {
+			w.d.mail.leave(func() {
+				w.d.degraded("watched", fmt.Sprintf("%v: a change of watched files under a restart of the guard is not seen", err))
+			})
+		}
 	}
 }
 
@@ -211,80 +247,207 @@ func (w *watches) trouble(ctx context.Context, key, text string) {
 	})
 }
 
-// changed carries a change to the units that it is about, and says whether it is
-// in force.
-func (w *watches) changed(ctx context.Context, key string, spec config.Watch, c watch.Change) bool {
-	files := oneLine(strings.Join(c.Files(), ", "))
-	var units []string
-	goesOn, inForce := false, true
-	err := w.d.inLoop(ctx, func() {
-		index, ok := w.rules[key]
-		if !ok {
-			return
-		}
-		acts, why := w.d.guard.Acts()
-		units = w.unitsOf(key)
-		var what string
-		switch {
-		case c.Back:
-			what = "back to what is in force, nothing is to be done"
-		case !acts:
-			what, inForce = "not acting: "+why, false
-		case len(units) == 0:
-			what = "no guarded process in a service has had that rule so far, nothing is to be done"
-		default:
-			goesOn = true
-			what = spec.Action.String() + " of " + strings.Join(units, ", ")
-			if len(spec.Check) > 0 {
-				what = "checking it, then " + what
-			}
-		}
-		unit := ""
-		if len(units) == 1 {
-			unit = units[0]
-		}
-		w.d.tellUnit(evConfigChanged, guard.LevelInfo, unit, files, fmt.Sprintf("configuration changed (rule[%d]): %s: %s", index, files, what))
-	})
-	if err != nil || !goesOn {
-		return err == nil && inForce
-	}
-	if !w.check(ctx, key, spec, files, units) {
-		return false
-	}
-	for _, unit := range units {
-		w.apply(ctx, unit, spec, files)
-	}
-	return true // what failed is blamed, and not tried again
+// carrying is what has become of a change so far. It belongs to the goroutine of its rule.
+type carrying struct {
+	content watch.Sum
+	checked bool
+	said    string                   // what was said about it last
+	trouble string                   // with systemd, the last that was said
+	since   time.Duration            // that trouble, CLOCK_MONOTONIC
+	tries   int                      // in vain
+	asked   map[string]time.Duration // when a unit's start was asked for, and no answer came
 }
 
-// check runs the command that has to accept a new configuration, as a unit of its
-// own, and says whether it did.
-func (w *watches) check(ctx context.Context, key string, spec config.Watch, files string, units []string) bool {
-	if len(spec.Check) == 0 {
-		return true
+// changed carries a change to the units that it is about, as far as that can be done
+// now; it is asked again about the rest.
+func (w *watches) changed(ctx context.Context, key string, spec config.Watch, c watch.Change, was *carrying) watch.Answer {
+	if was.content != c.Content || was.asked == nil {
+		*was = carrying{content: c.Content, asked: map[string]time.Duration{}}
 	}
-	name := fmt.Sprintf("checkprocd-check-%x.service", sha256.Sum256([]byte(key)))
-	name = name[:len("checkprocd-check-")+16] + ".service"
-	limited, cancel := context.WithTimeout(ctx, checkTimeout+restoreTimeout)
-	defer cancel()
-	outcome, err := w.d.restorer.units.RunTransient(limited, systemd.Transient{Name: name, Command: spec.Check, Timeout: checkTimeout,
-		Description: "Check of the configuration of " + strings.Join(units, ", ")})
-	if ctx.Err() != nil {
-		return false // another configuration is in force, or the daemon ends
-	}
-	if err != nil {
-		outcome = err.Error()
-	}
-	if outcome == "" {
-		return true
-	}
-	_ = w.d.inLoop(ctx, func() {
-		for _, unit := range units {
-			w.d.tellUnit(evConfigCheckFailed, guard.LevelError, unit, outcome, fmt.Sprintf("%s: its changed configuration (%s) is not put in force: %s says %s (journalctl -u %s)",
-				unit, files, spec.Check[0], outcome, name))
+	w.takeOver()
+	files := oneLine(strings.Join(c.Files(), ", "))
+	var todo []string
+	var names map[string]string
+	var rest bool
+	var answer watch.Answer
+	err := w.d.inLoop(ctx, func() {
+		var what string
+		todo, names, rest, what, answer = w.plan(key, spec, c.Content)
+		if what == "" || what == was.said || was.checked {
+			return
 		}
+		was.said = what
+		unit := ""
+		if len(todo) == 1 {
+			unit = todo[0]
+		}
+		w.d.tellUnit(evConfigChanged, guard.LevelInfo, unit, files, fmt.Sprintf("configuration changed (rule[%d]): %s: %s", w.rules[key], files, what))
 	})
-	return false
+	if err != nil || len(todo) == 0 {
+		return answer
+	}
+	if !was.checked {
+		outcome, err := w.check(ctx, spec, todo)
+		switch {
+		case ctx.Err() != nil: // another configuration is in force, or the daemon ends
+			return watch.Answer{}
+		case err != nil:
+			return w.later(ctx, was, todo[0], files, fmt.Errorf("its check could not be run: %w", err))
+		case outcome != "":
+			_ = w.d.inLoop(ctx, func() {
+				for _, unit := range todo {
+					w.d.tellUnit(evConfigCheckFailed, guard.LevelError, unit, outcome, fmt.Sprintf("%s: its changed configuration (%s) is not put in force: %s", unit, files, outcome))
+				}
+			})
+			return watch.Answer{}
+		}
+		was.checked = true
+	}
+	answer = watch.Answer{InForce: !rest, Again: heldLook}
+	for _, unit := range todo {
+		wait, err := w.apply(ctx, key, unit, names[unit], spec, files, was)
+		switch {
+		case ctx.Err() != nil:
+			return watch.Answer{}
+		case err != nil:
+			return w.later(ctx, was, unit, files, err)
+		case wait > 0:
+			answer = watch.Answer{Again: max(min(wait, answer.Again), heldLook)}
+		default:
+			w.watched.took(key, unit, c.Content)
+			w.save()
+		}
+	}
+	return answer
+}
+
+// plan says to which units a change is to be carried now, with a name of each, whether
+// there are others that wait, and what to tell about it; for none the answer. On the loop.
+func (w *watches) plan(key string, spec config.Watch, content watch.Sum) (todo []string, names map[string]string, rest bool, what string, answer watch.Answer) {
+	if _, ok := w.rules[key]; !ok {
+		return
+	}
+	w.learn = true
+	w.learnUnits()
+	acts, why := w.d.guard.Acts()
+	if !acts {
+		return nil, nil, true, "not acting: " + why, watch.Answer{Again: heldLook}
+	}
+	inForce := watch.SumOf(w.watched.known(key))
+	names = map[string]string{}
+	shielded, held := map[string]bool{}, map[string]string{}
+	for _, v := range w.d.guard.Views() {
+		if v.Unit != "" && v.Shield != "" {
+			shielded[v.Unit] = true // whatever is said about the others in it
+		}
+		if v.Unit != "" && v.Hold != "" {
+			held[v.Unit] = fmt.Sprintf("%s (pid %d) is held by an order", v.Unit, v.PID)
+		}
+	}
+	holds := w.d.guard.Holds()
+	known := w.watched.units(key)
+	var waits []string
+	done := 0
+	for unit, u := range known {
+		isShielded := shielded[unit] || w.d.cfg.Protected("", unit) != ""
+		why := held[unit]
+		for _, name := range u.Names { // also of those that have ended
+			isShielded = isShielded || w.d.cfg.Protected(name, unit) != ""
+			for _, h := range holds {
+				if why == "" && (h.All || h.Name != "" && config.Glob(h.Name, name)) {
+					why = fmt.Sprintf("%s (%s) is held by an order", unit, name)
+				}
+			}
+		}
+		took := inForce
+		if u.Took != "" {
+			n, err := hex.Decode(took[:], []byte(u.Took))
+			if err != nil || n != len(took) {
+				took = watch.Sum{}
+			}
+		}
+		switch {
+		case isShielded:
+		case took == content:
+			done++
+		case why != "":
+			waits = append(waits, why)
+		default:
+			todo = append(todo, unit)
+			names[unit] = u.Names[len(u.Names)-1]
+		}
+	}
+	slices.Sort(todo)
+	slices.Sort(waits)
+	switch rest = len(waits) > 0; {
+	case len(todo) == 0 && rest:
+		answer, what = watch.Answer{Again: heldLook}, "waiting: "+strings.Join(waits, ", ")
+	case len(todo) == 0 && content == inForce:
+		answer, what = watch.Answer{InForce: true}, "back to what is in force, nothing is to be done"
+	case len(todo) == 0 && done > 0:
+		answer = watch.Answer{InForce: true}
+	case len(todo) == 0:
+		answer, what = watch.Answer{InForce: true}, "no guarded process in a service has had that rule so far, nothing is to be done"
+	default:
+		what = spec.Action.String() + " of " + strings.Join(todo, ", ")
+		if len(spec.Check) > 0 {
+			what = "checking it, then " + what
+		}
+		if rest {
+			what += "; waiting: " + strings.Join(waits, ", ")
+		}
+	}
+	return todo, names, rest, what, answer
+}
+
+// later says why a change could not be carried further, each reason once, and when to try
+// again: what systemd or the bus does not answer is no verdict.
+func (w *watches) later(ctx context.Context, was *carrying, unit, files string, err error) watch.Answer {
+	if was.tries == 0 {
+		was.since = process.Now()
+	}
+	wait := min(retryMin<<min(was.tries, 10), retryMax)
+	was.tries++
+	over := process.Now()-was.since >= retryFor
+	if text := err.Error(); text != was.trouble || over {
+		was.trouble = text
+		next := fmt.Sprintf("trying again, for %s at most", retryFor)
+		if over {
+			next = "giving up; it is tried again when it changes, or when the guard is started anew"
+		}
+		w.tell(ctx, evConfigDelayed, guard.LevelWarning, unit, text, fmt.Sprintf("%s: its changed configuration (%s) is not in force yet: %s; %s", unit, files, text, next))
+	}
+	if over {
+		return watch.Answer{}
+	}
+	return watch.Answer{Again: wait}
+}
+
+// check runs the command that has to accept a new configuration, as a unit of its own. The
+// outcome is "" where it did, or there is none; an error says that nobody knows.
+func (w *watches) check(ctx context.Context, spec config.Watch, units []string) (outcome string, err error) {
+	if len(spec.Check) == 0 {
+		return "", nil
+	}
+	// No two have one name: the last one may be under way yet, without anybody who waits.
+	name := fmt.Sprintf("checkprocd-check-%d.service", process.Now().Microseconds())
+	limited, cancel := context.WithTimeout(ctx, w.checkTimeout+restoreTimeout)
+	defer cancel()
+	outcome, err = w.d.restorer.units.RunTransient(limited, systemd.Transient{Name: name, Command: spec.Check, Timeout: w.checkTimeout,
+		Description: "Check of the configuration of " + strings.Join(units, ", ")})
+	switch {
+	case err != nil && (systemd.Unanswered(err) || errors.Is(err, systemd.ErrBusy) || errors.Is(err, systemd.ErrExists)):
+		return "", err
+	case err != nil: // systemd cannot run it
+		return err.Error(), nil
+	case outcome == "timeout":
+		outcome = fmt.Sprintf("did not end within %s, and was ended", w.checkTimeout)
+	case outcome != "":
+		outcome = "says " + outcome
+	default:
+		return "", nil
+	}
+	return fmt.Sprintf("%s %s (journalctl -u %s)", spec.Check[0], outcome, name), nil
 }
 
 // isStopped says whether somebody has stopped a unit, or is doing so; some fail over that.
@@ -292,35 +455,80 @@ func isStopped(s systemd.UnitState) bool {
 	return s.Active == "inactive" || s.Active == "deactivating" || s.Active == "failed" && s.Stopped(process.Now())
 }
 
-// apply has a unit take its new configuration.
-func (w *watches) apply(ctx context.Context, unit string, spec config.Watch, files string) {
+// apply has a unit take its new configuration. An error says that systemd could not be
+// asked, wait that it is too early.
+func (w *watches) apply(ctx context.Context, key, unit, name string, spec config.Watch, files string, was *carrying) (wait time.Duration, err error) {
 	limited, cancel := context.WithTimeout(ctx, applyTimeout)
 	defer cancel()
 	manager := &w.d.restorer.units
+	if leaving, err := manager.Leaving(limited); err != nil || leaving {
+		return heldLook, err
+	}
 	before, err := manager.State(limited, unit)
+	asked, restarts := was.asked[unit]
+	restarts = restarts && before.Begun >= asked && !before.Job // it was, although no answer came
 	action := spec.Action
 	switch {
+	case systemd.Unanswered(err):
+		return 0, err
+	case err != nil:
+	case before.Load == "not-found" && before.Active == "inactive":
+		w.watched.forget(key, unit)
+		return 0, nil
+	case before.Load != "loaded":
+		w.tell(ctx, evConfigApplied, guard.LevelNotice, unit, before.Load, fmt.Sprintf("%s is %s: it takes its changed configuration (%s) when it starts again", unit, before.Load, files))
+		return 0, nil
 	case isStopped(before): // by somebody
 		w.tell(ctx, evConfigApplied, guard.LevelNotice, unit, before.Active, fmt.Sprintf("%s is %s: it takes its changed configuration (%s) when it starts", unit, before.Active, files))
-		return
+		return 0, nil
+	case before.Job: // somebody else's
+		return heldLook, nil
 	case before.Active == "failed", before.Active == "activating": // by what the files said before, perhaps
 		action = config.WatchRestart
 	}
-	var result string
-	if err == nil && action == config.WatchRestart {
-		result, err = manager.Restart(limited, unit)
-	} else if err == nil {
+	result := "done"
+	switch {
+	case err != nil:
+	case action != config.WatchRestart:
 		result, err = manager.Reload(limited, unit)
-	}
-	if err == nil && result != "done" {
-		err = fmt.Errorf("its job ended as %s", result)
+	case restarts:
+		if before.Active == "failed" {
+			result = "failed"
+		}
+	default:
+		if _, ok := was.asked[unit]; !ok {
+			if wait, err := w.takeStart(ctx, unit, name, files, was); err != nil || wait > 0 {
+				return wait, err
+			}
+		}
+		was.asked[unit] = process.Now()
+		if before.Active == "failed" {
+			result, err = manager.Start(limited, unit)
+		} else {
+			result, err = manager.TryRestart(limited, unit)
+		}
 	}
 	switch {
 	case ctx.Err() != nil:
-		return
-	case err != nil:
-		w.tell(ctx, evConfigBlamed, guard.LevelError, unit, action.String(), fmt.Sprintf("%s of %s after a change of its configuration failed: %v; the probable cause is %s", action, unit, err, files))
-		return
+		return 0, ctx.Err()
+	case errors.Is(err, systemd.ErrBusy), err == nil && result == "canceled":
+		return heldLook, nil
+	case systemd.Unanswered(err):
+		return 0, err
+	}
+	problem := ""
+	if err != nil {
+		problem = err.Error()
+	} else if result != "done" {
+		problem = "its job ended as " + result
+	}
+	if _, started := was.asked[unit]; started {
+		delete(was.asked, unit)
+		w.d.post(guard.UnitStarted{Unit: unit, Name: name, Problem: problem})
+	}
+	if problem != "" { // blamed, and not tried again with that content
+		w.tell(ctx, evConfigBlamed, guard.LevelError, unit, action.String(), fmt.Sprintf("%s of %s after a change of its configuration failed: %s; the probable cause is %s", action, unit, problem, files))
+		return 0, nil
 	}
 	w.tell(ctx, evConfigApplied, guard.LevelNotice, unit, action.String(), fmt.Sprintf("%s of %s: its changed configuration (%s) is in force; a failure in the next %s is put down to it",
 		action, unit, files, spec.Blame))
@@ -328,6 +536,22 @@ func (w *watches) apply(ctx context.Context, unit string, spec config.Watch, fil
 		before.Restarts = 0 // systemd counts anew
 	}
 	_ = w.d.inLoop(ctx, func() { w.beginBlame(unit, files, spec.Blame, before.Restarts) })
+	return 0, nil
+}
+
+// takeStart takes a start from the budget that all causes share, and says how long to wait
+// where there is none.
+func (w *watches) takeStart(ctx context.Context, unit, name, files string, was *carrying) (wait time.Duration, err error) {
+	err = w.d.inLoop(ctx, func() {
+		wait = w.d.guard.TakeStart(name, unit)
+		w.d.saved.behind = true
+		const text = "too many starts"
+		if wait > 0 && was.trouble != text {
+			was.trouble = text
+			w.d.tellUnit(evConfigDelayed, guard.LevelWarning, unit, text, fmt.Sprintf("%s: its changed configuration (%s) is not in force yet: it was started too often lately; trying again in %s", unit, files, wait.Round(time.Second)))
+		}
+	})
+	return wait, err
 }
 
 func (w *watches) tell(ctx context.Context, name guard.EventName, level guard.Level, unit, reason, message string) {

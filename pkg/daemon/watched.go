@@ -7,84 +7,83 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
-	"path/filepath"
+	"slices"
 	"sync"
 
 	"github.com/checkprocd/checkprocd/pkg/watch"
 )
 
-// maxWatched bounds what is read of the file: 64 rules of 1000 files.
-const maxWatched = 64 << 20
+const (
+	// maxWatched bounds what is read of the file: 64 rules of 1000 files and units.
+	maxWatched = 64 << 20
+	// maxUnits bounds the services that are remembered for one rule, maxNames the
+	// names of processes in each.
+	maxUnits = 1000
+	maxNames = 100
+)
 
-// watched remembers over a restart what content of watched files is in force, in a
-// file beside the registry: a change that is made while no guard runs is found by
-// the next. It is written by the guard that has the registry, when something is in
-// force anew, on the goroutine that looks.
+// watched remembers over a restart, in a file beside the registry, what content of
+// watched files is in force, and for which services: a change that is made while no
+// guard runs is found by the next, and one that has failed because of a bad change has
+// no process by the time of the good one. The guard that has the registry writes it.
 type watched struct {
 	path    string
 	writing sync.Mutex // held while the file is written, which the loop does not wait for
 
 	mu  sync.Mutex
-	all map[string]map[string]string // SHA-256 in hex, by what the rule says and by path
+	all map[string]*watchedRule // by what the rule says
 }
 
-// loadWatched reads the file. The error is about one that is there and is of no use.
-func loadWatched(dir string) (*watched, error) {
-	w := &watched{path: filepath.Join(dir, "watched"), all: map[string]map[string]string{}}
+type watchedRule struct {
+	Files map[string]string       `json:"files"` // what is in force: SHA-256 in hex, by path; nil: not known
+	Units map[string]*watchedUnit `json:"units"`
+}
+
+// watchedUnit is a service of which a process has or had the rule.
+type watchedUnit struct {
+	Names []string `json:"names"`          // of the processes
+	Took  string   `json:"took,omitempty"` // the content that it took, where that is not in force for all
+}
+
+// load reads the file. The error is about one that is there and is of no use.
+func (w *watched) load() error {
+	all := map[string]*watchedRule{}
 	f, err := os.Open(w.path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return w, nil
-	}
-	if err != nil {
-		return w, err
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxWatched))
-	if err == nil {
-		err = json.Unmarshal(text, &w.all)
-	}
-	if err != nil {
-		clear(w.all)
-		return w, fmt.Errorf("read %s: %w", w.path, err)
-	}
-	return w, nil
-}
-
-// known is what was in force for a rule, nil for one that nothing is known of.
-func (w *watched) known(key string) map[string]watch.Sum {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	files, ok := w.all[key]
-	if !ok {
 		return nil
 	}
-	out := map[string]watch.Sum{}
-	for path, text := range files {
-		var sum watch.Sum
-		if n, err := hex.Decode(sum[:], []byte(text)); len(text) != 2*len(sum) || err != nil || n != len(sum) {
-			return nil
+	if err == nil {
+		defer f.Close()
+		var text []byte
+		if text, err = io.ReadAll(io.LimitReader(f, maxWatched)); err == nil {
+			err = json.Unmarshal(text, &all)
 		}
-		out[path] = sum
 	}
-	return out
-}
-
-// keep takes what is in force for a rule, and forgets rules that are no more.
-func (w *watched) keep(key string, sums map[string]watch.Sum, stands func(key string) bool) error {
-	w.writing.Lock()
-	defer w.writing.Unlock()
-	files := make(map[string]string, len(sums))
-	for path, sum := range sums {
-		files[path] = hex.EncodeToString(sum[:])
+	if err != nil {
+		return fmt.Errorf("read %s: %w", w.path, err)
 	}
 	w.mu.Lock()
-	w.all[key] = files
-	for key := range w.all {
-		if !stands(key) {
-			delete(w.all, key)
+	defer w.mu.Unlock()
+	for key, rule := range all {
+		if rule == nil {
+			continue
 		}
+		maps.DeleteFunc(rule.Units, func(_ string, u *watchedUnit) bool { return u == nil })
+		if rule.Units == nil {
+			rule.Units = map[string]*watchedUnit{}
+		}
+		w.all[key] = rule
 	}
+	return nil
+}
+
+// save writes the file.
+func (w *watched) save() error {
+	w.writing.Lock()
+	defer w.writing.Unlock()
+	w.mu.Lock()
 	text, err := json.Marshal(w.all)
 	w.mu.Unlock()
 	if err != nil {
@@ -94,4 +93,107 @@ func (w *watched) keep(key string, sums map[string]watch.Sum, stands func(key st
 		return err
 	}
 	return os.Rename(w.path+".new", w.path)
+}
+
+// stand forgets all rules but these.
+func (w *watched) stand(rules map[string]int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	maps.DeleteFunc(w.all, func(key string, _ *watchedRule) bool { _, ok := rules[key]; return !ok })
+	for key := range rules {
+		if w.all[key] == nil {
+			w.all[key] = &watchedRule{Units: map[string]*watchedUnit{}}
+		}
+	}
+}
+
+// known is what is in force for a rule, nil for one that nothing is known of.
+func (w *watched) known(key string) map[string]watch.Sum {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	rule := w.all[key]
+	if rule == nil || rule.Files == nil {
+		return nil
+	}
+	out := map[string]watch.Sum{}
+	for path, text := range rule.Files {
+		var sum watch.Sum
+		if n, err := hex.Decode(sum[:], []byte(text)); len(text) != 2*len(sum) || err != nil || n != len(sum) {
+			return nil
+		}
+		out[path] = sum
+	}
+	return out
+}
+
+// keep takes what is in force for a rule, and for all of its units.
+func (w *watched) keep(key string, sums map[string]watch.Sum) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	rule := w.all[key]
+	if rule == nil {
+		return
+	}
+	rule.Files = make(map[string]string, len(sums))
+	for path, sum := range sums {
+		rule.Files[path] = hex.EncodeToString(sum[:])
+	}
+	for _, u := range rule.Units {
+		u.Took = ""
+	}
+}
+
+// learn takes a process that has a rule, and says whether that is news.
+func (w *watched) learn(key, unit, name string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	rule := w.all[key]
+	if rule == nil {
+		return false
+	}
+	u := rule.Units[unit]
+	if u == nil {
+		if len(rule.Units) >= maxUnits {
+			clear(rule.Units) // those of instances that are gone, most of them
+		}
+		u = &watchedUnit{}
+		rule.Units[unit] = u
+	}
+	if slices.Contains(u.Names, name) {
+		return false
+	}
+	u.Names = append(u.Names[max(0, len(u.Names)-maxNames+1):], name)
+	return true
+}
+
+// units are those of a rule, with the names of their processes and what they took since
+// something was in force for all.
+func (w *watched) units(key string) map[string]watchedUnit {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	out := map[string]watchedUnit{}
+	if rule := w.all[key]; rule != nil {
+		for unit, u := range rule.Units {
+			out[unit] = watchedUnit{slices.Clone(u.Names), u.Took}
+		}
+	}
+	return out
+}
+
+// took notes that a unit has another content than the others.
+func (w *watched) took(key, unit string, content watch.Sum) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if rule := w.all[key]; rule != nil && rule.Units[unit] != nil {
+		rule.Units[unit].Took = hex.EncodeToString(content[:])
+	}
+}
+
+// forget forgets a unit that does not exist any more.
+func (w *watched) forget(key, unit string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if rule := w.all[key]; rule != nil {
+		delete(rule.Units, unit)
+	}
 }

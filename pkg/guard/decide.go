@@ -89,8 +89,8 @@ type CheckReaped struct {
 	PID    int32
 }
 
-// RestoreUnit asks to start Unit if PID was its main process, it is inactive or
-// failed now, and no job waits ([RestoreDone], later). What has Crashed is started
+// RestoreUnit asks to start Unit if PID was its main process (0: whoever), it is inactive
+// or failed now, and no job waits ([RestoreDone], later). What has Crashed is started
 // only if its unit failed by itself, and was not being stopped.
 type RestoreUnit struct {
 	Unit    string
@@ -113,6 +113,16 @@ type RestartUnit struct {
 	After string
 	PID   int32
 	Ended time.Duration
+}
+
+// LookAtStarted asks how a unit is that was started, as long as nobody in it has
+// registered ([RestoreDone], later: Up, Coming, Failed, or none: it ended well, or
+// somebody stopped it). Last: nobody asks any more, nor wants an answer. PID is that of
+// whose end it is, 0: nobody's.
+type LookAtStarted struct {
+	Unit string
+	PID  int32
+	Last bool
 }
 
 // RestartForLimit asks to restart a unit in which a target exceeds a limit
@@ -158,6 +168,7 @@ func (CancelLadder) decision()    {}
 func (CheckReaped) decision()     {}
 func (RestoreUnit) decision()     {}
 func (RestartUnit) decision()     {}
+func (LookAtStarted) decision()   {}
 func (RestartForLimit) decision() {}
 func (LookAtUnit) decision()      {}
 func (SetUnitLimits) decision()   {}

@@ -63,7 +63,7 @@ type Guard struct {
 	budgetAt     map[budgetKey]int32 // their indexes
 	prunedAt     time.Duration       // attention time
 	limits       bool                // some rule has some
-	restarting   string              // the unit that is being restarted for a limit, "" for none
+	restarting   recovery            // of the unit that is being restarted for a limit; without one: none is
 	throttles    []throttle
 	throttled    bool               // what limits want of units may have changed
 	units        map[string][]int32 // targets by unit, made when it is asked for: see inUnit

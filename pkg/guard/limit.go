@@ -193,9 +193,9 @@ func (g *Guard) beginLimit(ix int32, m *gauge) string {
 		g.endForLimit(ix, m)
 		return "ending it, after a last look"
 	case config.LimitRestart:
-		g.restarting = unit
-		r := recovery{name: t.displayName(), unit: unit}
+		r := recovery{name: t.displayName(), user: t.facts.User, unit: unit}
 		g.budgetOf(&r, &t.policy).take(&r, t.policy.Window, t.policy.Attempts, g.clock.attn)
+		g.restarting = r
 		g.decide(RestartForLimit{Unit: unit, Target: t.id, PID: t.pid})
 		return "restarting " + unit
 	}
@@ -238,7 +238,7 @@ func (g *Guard) limitRefusal(ix int32, m *gauge) string {
 	switch {
 	case g.brake.on:
 		return "the brake is on"
-	case g.restarting != "":
+	case g.restarting.unit != "":
 		return "a unit is being restarted for a limit, and that goes one by one"
 	}
 	g.pruneBudgets()
@@ -354,8 +354,14 @@ func (g *Guard) setAside(ix int32, why string, wait time.Duration) {
 }
 
 func (o RestartedForLimit) apply(g *Guard) {
-	if o.Unit == g.restarting {
-		g.restarting = ""
+	if r := g.restarting; o.Unit == r.unit {
+		g.restarting = recovery{}
+		if o.Begun || o.Problem == "" {
+			g.unitStarted(r.name, r.unit, o.Problem)
+		} else {
+			p := g.policyOf(&r)
+			g.refund(&r, &p, false)
+		}
 	}
 	e := &Event{Name: EvLimitRestarted, Level: LevelNotice, PID: o.PID, Unit: o.Unit, Slot: -1, Reason: "limit"}
 	e.Message = fmt.Sprintf("%s was restarted, because pid %d in it exceeded a limit", o.Unit, o.PID)

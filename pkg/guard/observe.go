@@ -192,7 +192,15 @@ type Reaped struct {
 	ParentComm string
 }
 
-// RestoreDone answers [RestoreUnit] and [RestartUnit]. At most one of Started,
+// UnitStarted says that a unit was started anew because its configuration has changed,
+// after [Guard.TakeStart]. Problem is why it did not come up, "" if it did. Name is of a
+// process that it had.
+type UnitStarted struct {
+	Unit, Name string
+	Problem    string
+}
+
+// RestoreDone answers [RestoreUnit], [RestartUnit] and [LookAtStarted]. At most one of Started,
 // Up, Coming and Failed is set; none: it is left alone.
 type RestoreDone struct {
 	Unit    string
@@ -212,6 +220,7 @@ type RestartedForLimit struct {
 	Target  TargetID
 	PID     int32
 	Problem string
+	Begun   bool // it was stopped, at least
 }
 
 // UnitSeen answers [LookAtUnit]: what a unit has, [Unlimited] where there is no limit.

@@ -20,6 +20,9 @@ const (
 	// maxLooks bounds the looks at a unit that systemd is about to start, for the
 	// sake of those that are restarted after it.
 	maxLooks = 100
+	// thenLate is how long after it came back those after it are restarted: by
+	// then an order has held them for so long that somebody has seen to them.
+	thenLate = 10 * time.Minute
 	// procctl is the scheduler of the cpactive sites: it starts again what ends.
 	procctl = "procctl"
 )
@@ -28,14 +31,19 @@ const (
 // counts as clean for Restart=on-failure, and the guard must not turn a hang into
 // an outage.
 //
-//	waits ──its time──▶ asked ──started, or up──▶ those after it, one by one ──▶ done
-//	  ▲  ▲                │ │ └──left alone─────────────────────────────────────▶ done
-//	  │  └─failed, or ────┘ └──failed, and its budget is spent──▶ given up
-//	  │    systemd is about to                                       │
+//	waits ──its time──▶ asked ──started, or up──▶ those after it, one by one ──▶ done, or
+//	  ▲  ▲                │ │ └──left alone──▶ done            looked at, until it registers
+//	  │  └─failed, or ────┘ └──failed, and its budget is spent──▶ given up        │
+//	  │  │ systemd is about to                                       │   failed before that:
+//	  │  └───────────────────────────────────────────────────────────┼─────── a failed start
 //	  └──────────────── by hand, or after give_up ───────────────────┘
+//
+// One without a process (pid 0) is of a unit that was started for another cause than an
+// end: see [UnitStarted].
 type recovery struct {
 	at      time.Duration // when it goes on; never: asked or given up
 	id      TargetID      // that ended
+	newest  TargetID      // the latest target when it ended: those that come for it are later
 	pid     int32
 	name    string
 	user    string
@@ -48,12 +56,15 @@ type recovery struct {
 	next    int           // who is to be started: 0 it itself, n the nth of those after it
 	under   bool          // asked, the answer has not come
 	asked   string        // of which unit
+	looking bool          // asked how what was started is
 	parked  bool          // given up with its budget
+	started bool          // by this guard, at start
+	as      string        // the unit of a command that was started
 
-	taken   bool // a start is taken from the budget for it, at
-	start   time.Duration
-	lost    bool   // the answer was, with a daemon that ended: it may have been started
-	problem string // that was reported last
+	taken   bool          // a start is taken from the budget for it, at
+	start   time.Duration // when it was started, or came back by itself
+	lost    bool          // the answer was, with a daemon that ended: it may have been started
+	problem string        // that was reported last
 }
 
 // budget counts the starts of a unit, or of the commands for one name, whatever
@@ -130,7 +141,7 @@ func (g *Guard) planRecovery(ix int32, crashed, sure bool) {
 		return
 	}
 	t.returns = true
-	r := recovery{id: t.id, pid: t.pid, name: t.displayName(), user: t.facts.User, unit: unit, crashed: crashed, sure: sure, struck: t.struck, ended: g.clock.last}
+	r := recovery{id: t.id, newest: g.nextID, pid: t.pid, name: t.displayName(), user: t.facts.User, unit: unit, crashed: crashed, sure: sure, struck: t.struck, ended: g.clock.last}
 	g.pruneBudgets()
 	if len(g.pending) >= maxRecoveries || len(g.budgets) >= maxBudgets {
 		e := r.event(EvRestoreFailed, LevelError, "too many wait to be started again")
@@ -144,7 +155,7 @@ func (g *Guard) planRecovery(ix int32, crashed, sure bool) {
 	if h := g.heldBy(ix); h != nil { // one for its pid ends with it
 		r.at = max(r.at, g.clock.attn+h.until-g.clock.last)
 	}
-	if r.parked { // one for each unit is enough
+	if r.parked && keyOf(p, r.name, r.unit).unit != "" { // one for each unit is enough
 		g.pending = slices.DeleteFunc(g.pending, func(o recovery) bool { return o.parked && o.name == r.name && o.unit == r.unit })
 	}
 	g.pending = append(g.pending, r)
@@ -232,7 +243,7 @@ func (g *Guard) schedule(r *recovery, p *config.Policy) {
 // unsettled says whether a start of a budget is under way: where it was none, it is
 // given back. Of many processes of a unit that end together one is its main one.
 func (g *Guard) unsettled(b *budget) bool {
-	return slices.ContainsFunc(g.pending, func(r recovery) bool { return r.under && r.taken && b.mayBe(&r) && g.isOf(&r, b) })
+	return slices.ContainsFunc(g.pending, func(r recovery) bool { return r.taken && b.mayBe(&r) && g.isOf(&r, b) })
 }
 
 // isOf says whether a recovery is of a budget, by the rules of now.
@@ -291,14 +302,23 @@ func (g *Guard) proceed(r *recovery) bool {
 	p := g.policyOf(r)
 	held := slices.ContainsFunc(g.holds, func(h hold) bool { return h.All || h.id == 0 && config.Glob(h.Name, r.name) })
 	switch {
-	case r.next > len(p.Then) || p.Restart == config.RestartNone || g.cfg.Protected(r.name, r.unit) != "": // by now
+	case r.next > len(p.Then) && g.proven(r), p.Restart == config.RestartNone, g.cfg.Protected(r.name, r.unit) != "": // by now
+		if r.as != "" {
+			g.decide(LookAtStarted{Unit: r.as, PID: r.pid, Last: true})
+		}
 		return false
 	case !g.acting || held: // as was ordered; nothing is lost
 		r.at = g.clock.attn + g.cfg.Recovery.Wait
 		return true
+	case r.next > len(p.Then):
+		r.asked, r.looking = r.runs(), true
+		g.decide(LookAtStarted{Unit: r.asked, PID: r.pid})
 	case r.next > 0:
 		unit := p.Then[r.next-1]
 		why, held := g.spares(unit)
+		if late := g.clock.attn - r.start; late > thenLate {
+			why, held = fmt.Sprintf("that was %s ago", seconds(late)), false
+		}
 		if why != "" {
 			e := r.event(EvRefused, LevelWarning, why)
 			e.Unit = unit
@@ -314,7 +334,7 @@ func (g *Guard) proceed(r *recovery) bool {
 		r.asked = unit
 		g.decide(RestartUnit{Unit: unit, After: r.unit, PID: r.pid, Ended: r.ended})
 	case p.Restart == config.RestartCommand && g.succeeded(r):
-		r.next, r.at = 1, g.clock.attn
+		r.comeBack(g.clock.attn)
 		return g.proceed(r)
 	default:
 		if b := g.budgetOf(r, &p); !r.taken && !b.take(r, p.Window, p.Attempts, g.clock.attn) { // others of its name were faster
@@ -330,6 +350,106 @@ func (g *Guard) proceed(r *recovery) bool {
 	}
 	r.under, r.at = true, never
 	return true
+}
+
+// comeBack goes on with those that follow: what ended runs again.
+func (r *recovery) comeBack(now time.Duration) { r.next, r.at, r.start = 1, now, now }
+
+// runs is the unit in which what was started runs.
+func (r *recovery) runs() string {
+	if r.as != "" {
+		return r.as
+	}
+	return r.unit
+}
+
+// proven says whether nobody needs to look at what was started any more: its process
+// has registered, and comes back for itself; or it has been there for long enough.
+// Nor does anybody at what others have started.
+func (g *Guard) proven(r *recovery) bool {
+	return !r.started || g.clock.attn-r.start >= g.cfg.Recovery.Stable ||
+		slices.ContainsFunc(g.inUnit(r.runs()), func(ix int32) bool {
+			t := &g.targets[ix]
+			return t.used && t.known && t.facts.Unit == r.runs() && (t.state != Ended || t.id > r.newest)
+		}) ||
+		slices.ContainsFunc(g.pending, func(o recovery) bool { return o.unit == r.runs() && o.id > r.newest })
+}
+
+// proved takes in how what was started is.
+func (g *Guard) proved(r *recovery, p *config.Policy, o RestoreDone) {
+	attn := g.clock.attn
+	switch {
+	case g.proven(r): // meanwhile
+		r.at = attn
+	case o.Failed && !o.Unasked:
+		e := r.event(EvRestoreFailed, LevelError, o.Reason)
+		e.Message = fmt.Sprintf("%s failed %s after it was started, and nobody in it has registered: %s", r.runs(), seconds(attn-r.start), o.Reason)
+		r.next, r.started, r.as = 0, false, ""
+		g.startFailed(r, p, e)
+	case o.Up, o.Coming, o.Unasked:
+		r.at = attn + min(max((attn-r.start)/2, g.cfg.Recovery.Wait), max(g.cfg.Recovery.Cap, g.cfg.Recovery.Wait))
+	default: // stopped, or it ended well
+	}
+}
+
+// startFailed plans another start after one that failed; e tells of it.
+func (g *Guard) startFailed(r *recovery, p *config.Policy, e *Event) {
+	g.budgetOf(r, p).last = g.clock.attn
+	g.emit(e)
+	if g.schedule(r, p); r.parked {
+		e.Message += "; giving up"
+	} else {
+		e.Message += fmt.Sprintf("; trying again in %s", seconds(r.at-g.clock.attn))
+	}
+}
+
+// TakeStart takes a start from the budget of a unit that is to be started anew because
+// of its configuration, and says how long to wait where there is none left. That the
+// unit is given up is no obstacle: it is another one by now. Where the budget has room,
+// it begins anew.
+func (g *Guard) TakeStart(name, unit string) (wait time.Duration) {
+	p := g.cfg.Policy(name, "", unit)
+	g.pruneBudgets()
+	if len(g.budgets) >= maxBudgets {
+		return p.Window
+	}
+	r := recovery{name: name, unit: unit}
+	b := g.budgetOf(&r, &p)
+	if b.within(p.Window, g.clock.attn) >= p.Attempts {
+		return max(b.starts[max(0, len(b.starts)-p.Attempts)]+p.Window-g.clock.attn, time.Second)
+	}
+	if b.given {
+		starts := b.starts
+		g.told = append(g.told, g.renewAll("its configuration has changed", func(o *budget) bool { return o == b })...)
+		b.starts = starts
+	}
+	b.take(&r, p.Window, p.Attempts, g.clock.attn)
+	return 0
+}
+
+func (o UnitStarted) apply(g *Guard) { g.unitStarted(o.Name, o.Unit, o.Problem) }
+
+// unitStarted has a unit looked at that was started anew, or brought back where that
+// failed. Its start has been taken.
+func (g *Guard) unitStarted(name, unit, problem string) {
+	r := recovery{newest: g.nextID, name: name, unit: unit, crashed: true, sure: true, ended: g.clock.last, start: g.clock.attn, started: true, next: maxThen}
+	p := g.policyOf(&r)
+	switch {
+	case !g.acting, p.Restart != config.RestartUnit, p.Action == config.ActionReport, !isService(unit), g.cfg.Protected(name, unit) != "", len(g.pending) >= maxRecoveries:
+		return
+	case slices.ContainsFunc(g.pending, func(o recovery) bool { return o.unit == unit && o.under }): // it is looked at
+		return
+	}
+	g.pending = slices.DeleteFunc(g.pending, func(o recovery) bool { return o.pid == 0 && o.unit == unit })
+	if problem == "" {
+		r.at = g.clock.attn + g.cfg.Recovery.Wait
+	} else {
+		r.next, r.started = 0, false
+		b := g.budgetOf(&r, &p)
+		b.last = g.clock.attn
+		g.schedule(&r, &p)
+	}
+	g.pending = append(g.pending, r)
 }
 
 // spares says why a unit is not to be restarted because of another, "" if it may be:
@@ -362,34 +482,41 @@ func (b *budget) take(r *recovery, window time.Duration, attempts int, now time.
 	return true
 }
 
-// succeeded says whether somebody else has started again what ended: a later
-// process of that name and user has registered.
+// succeeded says whether somebody else has started again what ended: a process of that
+// name and user has registered since. Of several that ended each takes another one for
+// its own, and none what was started for one of them.
 func (g *Guard) succeeded(r *recovery) bool {
 	for ix := range g.targets {
 		t := &g.targets[ix]
-		if t.used && t.state != Ended && t.id > r.id && t.facts.User == r.user && t.timeout != notLatched && t.displayName() == r.name {
+		if t.used && t.state != Ended && t.id > r.newest && !t.succeeds && t.facts.User == r.user && t.timeout != notLatched && t.displayName() == r.name &&
+			!strings.HasPrefix(t.facts.Unit, RunPrefix) {
+			t.succeeds = true
 			return true
 		}
 	}
 	return false
 }
+
+// RunPrefix begins the names of units in which commands are started again.
+const RunPrefix = "checkprocd-run-"
 
 // successor says whether a later process of the unit has registered, which may have
 // ended since.
 func (g *Guard) successor(r *recovery) bool {
 	for _, ix := range g.inUnit(r.unit) {
 		t := &g.targets[ix]
-		if t.used && t.id > r.id && t.known && t.facts.Unit == r.unit && t.displayName() == r.name {
+		if t.used && t.id > r.newest && t.known && t.facts.Unit == r.unit && t.displayName() == r.name {
 			return true
 		}
 	}
 	return false
 }
 
-// refund gives a start back that was none.
-func (g *Guard) refund(r *recovery, p *config.Policy) {
+// refund gives a start back that was none. Where the first answer was lost, and it runs
+// by now, it may have been one.
+func (g *Guard) refund(r *recovery, p *config.Policy, runs bool) {
 	b := g.budgetOf(r, p)
-	if i := slices.Index(b.starts, r.start); i >= 0 && !r.lost {
+	if i := slices.Index(b.starts, r.start); i >= 0 && !(r.lost && runs) {
 		b.starts = slices.Delete(b.starts, i, i+1)
 		b.streak--
 	}
@@ -403,11 +530,16 @@ func (o RestoreDone) apply(g *Guard) {
 		}
 		p := g.policyOf(r)
 		r.under = false
-		if r.next > 0 {
+		switch {
+		case r.looking:
+			r.looking = false
+			g.proved(r, &p, o)
+		case r.next > 0:
 			g.restarted(r, o)
-		} else {
+		default:
+			r.taken = false
 			g.restored(r, &p, o)
-			r.taken, r.lost = false, false
+			r.lost = false
 		}
 		if r.at == never && !r.parked {
 			g.pending = slices.Delete(g.pending, i, i+1)
@@ -426,26 +558,29 @@ func (g *Guard) restored(r *recovery, p *config.Policy, o RestoreDone) {
 		switch {
 		case o.As != "":
 			e.Message = fmt.Sprintf("%s ended: its command was started as %s", who(r.pid, r.name), o.As)
+		case r.pid == 0:
+			e.Message = fmt.Sprintf("%s had failed: started again", r.unit)
 		case r.crashed:
 			e.Message = fmt.Sprintf("%s had failed after its main process %d crashed: started again", r.unit, r.pid)
 		default:
 			e.Message = fmt.Sprintf("%s was left stopped after its main process %d was ended: started again", r.unit, r.pid)
 		}
 		g.emit(e)
-		r.next, r.at = 1, attn
+		r.started, r.as = true, o.As
+		r.comeBack(attn)
 	case o.Up:
 		if len(p.Then) == 0 {
-			g.refund(r, p)
+			g.refund(r, p, true)
 			return
 		}
-		r.next, r.at = 1, attn
+		r.comeBack(attn)
 	case o.Coming:
-		g.refund(r, p)
+		g.refund(r, p, true)
 		if r.looks++; len(p.Then) > 0 && r.looks < maxLooks {
 			r.at = attn + g.cfg.Recovery.Wait
 		}
 	case o.Failed && o.Unasked: // the bus is away, say: that is no fault of the unit
-		g.refund(r, p)
+		g.refund(r, p, true)
 		r.looks = min(r.looks+1, maxLooks)
 		r.at = attn + g.budgetOf(r, p).backoff(&g.cfg.Recovery, r.looks)
 		if r.problem != o.Reason {
@@ -455,26 +590,24 @@ func (g *Guard) restored(r *recovery, p *config.Policy, o RestoreDone) {
 			g.emit(e)
 		}
 	case o.Failed:
-		b := g.budgetOf(r, p)
-		b.last = attn
 		e := r.event(EvRestoreFailed, LevelError, o.Reason)
-		how := "was ended"
-		if r.crashed {
-			how = "crashed"
+		how := fmt.Sprintf(" after its main process %d was ended", r.pid)
+		switch {
+		case r.pid == 0:
+			how = ""
+		case r.crashed:
+			how = fmt.Sprintf(" after its main process %d crashed", r.pid)
 		}
-		e.Message = fmt.Sprintf("%s could not be started again after its main process %d %s: %s", r.what(), r.pid, how, o.Reason)
-		g.emit(e)
+		e.Message = fmt.Sprintf("%s could not be started again%s: %s", r.what(), how, o.Reason)
 		if g.successor(r) { // what ended now is that one: it comes back for itself
+			g.budgetOf(r, p).last = attn
+			g.emit(e)
 			e.Message += "; what was started had registered"
 			return
 		}
-		if g.schedule(r, p); r.parked {
-			e.Message += "; giving up"
-		} else {
-			e.Message += fmt.Sprintf("; trying again in %s", seconds(r.at-attn))
-		}
+		g.startFailed(r, p, e)
 	default:
-		g.refund(r, p)
+		g.refund(r, p, false)
 	}
 }
 
@@ -486,6 +619,9 @@ func (g *Guard) restarted(r *recovery, o RestoreDone) {
 	case o.Started:
 		e.Message = fmt.Sprintf("%s restarted, after %s came back", o.Unit, r.what())
 		g.emit(e)
+	case o.Failed && o.Unasked:
+		r.at = g.clock.attn + g.cfg.Recovery.Wait
+		return
 	case o.Failed:
 		e.Name, e.Level = EvRestoreFailed, LevelError
 		e.Message = fmt.Sprintf("%s could not be restarted after %s came back: %s", o.Unit, r.what(), o.Reason)
@@ -620,6 +756,7 @@ func (g *Guard) recoveryOf(t *target) string {
 func (r *recovery) save(w *writer) {
 	w.dur(r.at)
 	w.u64(uint64(r.id))
+	w.u64(uint64(r.newest))
 	w.u32(uint32(r.pid))
 	w.str(r.name)
 	w.str(r.user)
@@ -632,6 +769,8 @@ func (r *recovery) save(w *writer) {
 	w.u32(uint32(r.next))
 	w.flag(r.under)
 	w.flag(r.parked)
+	w.flag(r.started)
+	w.str(r.as)
 	w.flag(r.taken)
 	w.dur(r.start)
 	w.flag(r.lost)
@@ -654,8 +793,8 @@ func (b *budget) save(w *writer) {
 func (g *Guard) restoreRecoveries(r *reader) {
 	attn := g.clock.attn
 	for n := r.count(maxRecoveries); n > 0 && !r.bad; n-- {
-		x := recovery{at: r.upTo(never), id: TargetID(r.u64()), pid: int32(r.u32()), name: r.str(), user: r.str(), unit: r.str(), crashed: r.flag(), sure: r.flag(),
-			struck: r.upTo(g.clock.last), ended: r.upTo(g.clock.last), looks: r.count(maxLooks), next: r.count(maxThen), under: r.flag(), parked: r.flag(), taken: r.flag(), start: r.upTo(attn), lost: r.flag(), problem: r.str()}
+		x := recovery{at: r.upTo(never), id: TargetID(r.u64()), newest: TargetID(r.u64()), pid: int32(r.u32()), name: r.str(), user: r.str(), unit: r.str(), crashed: r.flag(), sure: r.flag(),
+			struck: r.upTo(g.clock.last), ended: r.upTo(g.clock.last), looks: r.count(maxLooks), next: r.count(maxThen), under: r.flag(), parked: r.flag(), started: r.flag(), as: r.str(), taken: r.flag(), start: r.upTo(attn), lost: r.flag(), problem: r.str()}
 		if x.under { // the answer was lost with the daemon: ask again
 			x.under, x.at, x.lost = false, attn, x.taken
 		}

@@ -544,3 +544,263 @@ func TestStartGrace(t *testing.T) {
 		t.Errorf("%v\n%s", e, w)
 	}
 }
+
+// TestStartedAndFailed: what was started and fails before anybody in it has registered is started again, within its budget.
+func TestStartedAndFailed(t *testing.T) {
+	for name, rule := range map[string]config.Rule{"unit": {}, "command": {Restart: config.RestartCommand, Command: command}} {
+		for _, restart := range []bool{false, true} {
+			t.Run(fmt.Sprint(name, restart), func(t *testing.T) {
+				w := newWorld(t, func(c *config.Config) { c.Rules = []config.Rule{rule} })
+				started := time.Duration(0)
+				w.onRestore = func(x RestoreUnit) RestoreDone {
+					started = w.now
+					if x.Command != nil {
+						return RestoreDone{Started: true, As: RunPrefix + "x.service"}
+					}
+					return RestoreDone{Started: true}
+				}
+				w.onLook = func(x LookAtStarted) RestoreDone {
+					if x.Last {
+						return RestoreDone{}
+					}
+					if want := map[string]string{"unit": "c.service", "command": RunPrefix + "x.service"}[name]; x.Unit != want {
+						t.Errorf("looked at %s, want %s", x.Unit, want)
+					}
+					if w.now-started > 8*sec {
+						return RestoreDone{Failed: true, Reason: "it failed: exit status 1"}
+					}
+					return RestoreDone{Up: true}
+				}
+				p := w.client(110, "c", 5, 2*sec)
+				p.facts.Unit, p.ending = "c.service", EndedBadly
+				w.run(10 * sec)
+				p.exit(false)
+				if restart {
+					w.restartAt = func(wake int) bool { return wake%41 == 0 }
+				}
+				w.run(20 * time.Minute)
+				// An answer that is lost with the daemon is asked for again.
+				if len(w.asked) != 5 && !restart || len(w.find(EvRestored, 0)) != 5 || len(w.find(EvGaveUp, 0)) != 1 {
+					t.Errorf("%d starts\n%s", len(w.asked), w)
+				}
+				for _, e := range w.find(EvRestoreFailed, 0) {
+					if !strings.Contains(e.Message, "nobody in it has registered: it failed: exit status 1") {
+						t.Error(e.Message)
+					}
+				}
+			})
+		}
+	}
+}
+
+// TestStartedAndWell: nobody looks at what was started any more once its process has registered, or after the time in which
+// all is well; nor is anything done about what ended well, or was stopped.
+func TestStartedAndWell(t *testing.T) {
+	for name, answer := range map[string]RestoreDone{"registers": {Up: true}, "never registers": {Up: true}, "stopped": {}} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.onRestore = func(RestoreUnit) RestoreDone {
+				if name == "registers" {
+					w.in(7*sec, func() { w.client(111, "c", 5, 2*sec).facts.Unit = "c.service" })
+				}
+				return RestoreDone{Started: true}
+			}
+			looks := 0
+			w.onLook = func(LookAtStarted) RestoreDone { looks++; return answer }
+			p := w.client(110, "c", 5, 2*sec)
+			p.facts.Unit, p.ending = "c.service", EndedBadly
+			w.run(10 * sec)
+			p.exit(false)
+			w.run(time.Minute)
+			early := looks
+			w.run(time.Hour)
+			late := looks - early
+			if len(w.asked) != 1 || early == 0 || (late > 0) != (name == "never registers") || late > 20 {
+				t.Errorf("%d starts, %d and %d looks\n%s", len(w.asked), early, late, w)
+			}
+			w.none(EvRestoreFailed)
+			if len(w.g.pending) != 0 {
+				t.Errorf("%+v", w.g.pending)
+			}
+		})
+	}
+}
+
+// TestEachWorkerItsOwn: of several that ended under one name each comes back, also after their budget was renewed; one that
+// came from elsewhere takes the place of one.
+func TestEachWorkerItsOwn(t *testing.T) {
+	for _, restart := range []bool{false, true} {
+		w := newWorld(t, func(c *config.Config) {
+			c.Rules = []config.Rule{{Restart: config.RestartCommand, Command: command, Recovery: config.RuleRecovery{Attempts: 2}}}
+		})
+		started := map[int32]bool{}
+		w.onRestore = func(x RestoreUnit) RestoreDone {
+			started[x.PID] = true
+			return RestoreDone{Started: true, As: fmt.Sprintf("%s%d.service", RunPrefix, x.PID)}
+		}
+		w.onLook = func(LookAtStarted) RestoreDone { return RestoreDone{} }
+		var procs []*proc
+		for pid := int32(110); pid < 116; pid++ {
+			p := w.client(pid, "c", 5, 2*sec)
+			p.ending = EndedBadly
+			procs = append(procs, p)
+		}
+		w.run(10 * sec)
+		for _, p := range procs[:5] { // the last one lives on, and stands for none of them
+			p.exit(false)
+		}
+		w.in(2*sec, func() { w.client(120, "c", 5, 2*sec) })
+		w.run(time.Minute)
+		if len(started) != 2 || len(w.find(EvGaveUp, 0)) != 1 {
+			t.Fatalf("%v\n%s", started, w)
+		}
+		if restart {
+			w.restart()
+		}
+		for range 2 {
+			if _, err := w.g.Recover("c", "x"); err != nil {
+				t.Fatal(err)
+			}
+			w.run(time.Minute)
+		}
+		if len(started) != 4 {
+			t.Errorf("%v: %d of 5 were started, and one came by itself: %v\n%s", restart, len(started), started, w)
+		}
+	}
+}
+
+// TestLostQuestions: helpers fall with the main process of their unit, and the daemon is killed while it asks about all of
+// them: what comes of that is no start, and the unit comes back.
+func TestLostQuestions(t *testing.T) {
+	w := newWorld(t, func(c *config.Config) { c.Brake.Enabled = false })
+	w.restoreTime = 5 * sec
+	w.onRestore = func(x RestoreUnit) RestoreDone {
+		if x.PID == 129 {
+			return RestoreDone{Started: true}
+		}
+		return RestoreDone{Reason: "pid was not its main process"}
+	}
+	var procs []*proc
+	for pid := int32(110); pid < 130; pid++ {
+		p := w.client(pid, fmt.Sprint("helper", pid), 5, 2*sec)
+		p.facts.Unit, p.ending = "c.service", EndedBadly
+		procs = append(procs, p)
+	}
+	w.run(10 * sec)
+	for _, p := range procs {
+		p.exit(false)
+	}
+	w.run(8 * sec)
+	if len(w.asked) != 5 {
+		t.Fatalf("asked %d times\n%s", len(w.asked), w)
+	}
+	w.restart()
+	w.run(2 * time.Minute)
+	if len(w.find(EvRestored, 129)) != 1 {
+		t.Errorf("%s", w)
+	}
+	w.none(EvGaveUp)
+}
+
+// TestConfigurationsShare: restarts because of a configuration take from the budget that all causes share, and what fails
+// with one is brought back within it; a new one begins anew what was given up, as far as the window allows.
+func TestConfigurationsShare(t *testing.T) {
+	w := newWorld(t)
+	starts := 0
+	w.onRestore = func(RestoreUnit) RestoreDone {
+		starts++
+		return RestoreDone{Failed: true, Reason: "its start job ended as failed"}
+	}
+	w.run(sec)
+	for i := range 2 {
+		if wait := w.g.TakeStart("c", "c.service"); wait != 0 {
+			t.Fatalf("start %d waits %v", i, wait)
+		}
+	}
+	w.post(0, UnitStarted{Unit: "c.service", Name: "c", Problem: "its job ended as failed"})
+	w.run(3 * time.Minute)
+	if starts != 3 || len(w.find(EvGaveUp, 0)) != 1 {
+		t.Fatalf("%d starts\n%s", starts, w)
+	}
+	if wait := w.g.TakeStart("c", "c.service"); wait <= 0 || wait > 10*time.Minute {
+		t.Errorf("one start more than there are: wait %v", wait)
+	}
+	w.run(8 * time.Minute)
+	if wait := w.g.TakeStart("c", "c.service"); wait != 0 {
+		t.Errorf("given up, and the window has room: wait %v", wait)
+	}
+	if w.g.Tally().GivenUp != 0 {
+		t.Error("it is given up, and has another configuration")
+	}
+	if n := w.g.Recoveries()[0].Starts; n == 0 || n > 5 {
+		t.Errorf("%d starts count", n)
+	}
+}
+
+// TestConfigurationThatFailsLater: a unit that was restarted for its configuration fails before anybody in it registers.
+func TestConfigurationThatFailsLater(t *testing.T) {
+	for name, rule := range map[string]config.Rule{"comes back": {}, "none": {Restart: config.RestartNone}, "report": {Action: config.ActionReport}} {
+		w := newWorld(t, func(c *config.Config) { c.Rules = []config.Rule{rule} })
+		w.onRestore = func(x RestoreUnit) RestoreDone {
+			if x.PID != 0 || x.Unit != "c.service" || !x.Crashed {
+				t.Errorf("%+v", x)
+			}
+			return RestoreDone{Started: true}
+		}
+		fails := true
+		w.onLook = func(LookAtStarted) RestoreDone {
+			if fails {
+				fails = false
+				return RestoreDone{Failed: true, Reason: "it failed: exit status 1"}
+			}
+			return RestoreDone{Up: true}
+		}
+		w.run(sec)
+		w.g.TakeStart("c", "c.service")
+		w.post(0, UnitStarted{Unit: "c.service", Name: "c"})
+		w.run(time.Minute)
+		if n := len(w.asked); n != map[string]int{"comes back": 1}[name] {
+			t.Errorf("%s: %d starts\n%s", name, n, w)
+		}
+	}
+}
+
+// TestThenLate: those that follow are not restarted long after it came back.
+func TestThenLate(t *testing.T) {
+	for _, paused := range []time.Duration{5 * time.Minute, 20 * time.Minute} {
+		w := newWorld(t, func(c *config.Config) { c.Rules = []config.Rule{{Then: []string{"b.service"}}} })
+		w.onRestore = func(RestoreUnit) RestoreDone {
+			if _, err := w.g.Hold(HoldOrder{All: true, For: paused}); err != nil {
+				t.Error(err)
+			}
+			return RestoreDone{Up: true}
+		}
+		w.client(110, "c", 5, 0).facts.Unit = "c.service"
+		w.run(30 * time.Minute)
+		restarts := len(w.asked) - 1
+		if want := map[bool]int{true: 1}[paused < thenLate]; restarts != want {
+			t.Errorf("paused for %v: %d restarts\n%s", paused, restarts, w)
+		}
+	}
+}
+
+// TestLostStart: it was started, and the answer was lost with the daemon: that was a start.
+func TestLostStart(t *testing.T) {
+	for _, lost := range []bool{false, true} {
+		w := newWorld(t)
+		w.restoreTime = 5 * sec
+		w.onRestore = func(RestoreUnit) RestoreDone { return RestoreDone{Up: true} }
+		p := w.client(110, "c", 5, 2*sec)
+		p.facts.Unit, p.ending = "c.service", EndedBadly
+		w.run(10 * sec)
+		p.exit(false)
+		w.run(8 * sec)
+		if lost {
+			w.restart()
+		}
+		w.run(time.Minute)
+		if n := len(w.g.Recoveries()); (n == 1) != lost || len(w.asked) != map[bool]int{false: 1, true: 2}[lost] {
+			t.Errorf("%v: %d budgets with starts, asked %d times\n%s", lost, n, len(w.asked), w)
+		}
+	}
+}

@@ -27,7 +27,7 @@ const maxGauges = 256
 
 // leastTarget is how many bytes a saved target takes at least. What Restore makes room
 // for must have its bytes: a count that is damaged costs no memory.
-const leastTarget = 273
+const leastTarget = 274
 
 var errState = errors.New("saved state is damaged")
 
@@ -161,6 +161,7 @@ func (t *target) save(w *writer, due time.Duration) {
 	w.str(t.facts.Cgroup)
 	w.flag(t.beaten)
 	w.flag(t.known)
+	w.flag(t.succeeds)
 	w.u8(uint8(t.consent))
 	w.str(t.complaint)
 	w.dur(t.lateAt)
@@ -391,7 +392,7 @@ func (t *target) restore(r *reader, attn time.Duration) {
 	t.softSeen, t.softAt, t.softCPU, t.softRun, t.softState = r.flag(), r.upTo(attn), r.upTo(never), r.upTo(never), r.u8()
 	t.waited, t.heldBy, t.channel = r.flag(), r.flag(), r.str()
 	t.waitEnd, t.reported, t.facts.Cgroup = r.upTo(never), r.flag(), r.str()
-	t.beaten, t.known = r.flag(), r.flag()
+	t.beaten, t.known, t.succeeds = r.flag(), r.flag(), r.flag()
 	t.consent = Consent(r.u8())
 	t.complaint = r.str()
 	t.lateAt, t.began = r.upTo(attn), r.upTo(max(attn, 1))

@@ -64,7 +64,8 @@ type world struct {
 	exitDelay   time.Duration                 // until an exit notice comes; negative: never
 	sim         *sim                          // what watches this world instead of the checks below; nil: nothing
 	onRestore   func(RestoreUnit) RestoreDone // answers it instead, where it is set
-	restoreTime time.Duration                 // until an answer comes, if more than 200 ms
+	onLook      func(LookAtStarted) RestoreDone
+	restoreTime time.Duration // until an answer comes, if more than 200 ms
 
 	// What programs use, see limit_test.go.
 	units     map[string]UnitLimits // what units have
@@ -393,7 +394,7 @@ func (w *world) restartFrom(state []byte) {
 	// whatever a test posted are of the world.
 	w.mail = slices.DeleteFunc(w.mail, func(l letter) bool {
 		switch l.obs.(type) {
-		case Consented, Examined, Exited, LadderReport, RestoreDone, RestartedForLimit, UnitSeen, UnitLimitsSet:
+		case Consented, Examined, Exited, LadderReport, RestoreDone, RestartedForLimit, UnitStarted, UnitSeen, UnitLimitsSet:
 			return true
 		}
 		return false
@@ -545,6 +546,14 @@ func (w *world) do(d Decision) Observation {
 		}
 		o.Unit, o.PID = d.Unit, d.PID
 		w.post(max(w.restoreTime, 200*ms), o)
+	case LookAtStarted:
+		if w.onLook != nil {
+			o := w.onLook(d)
+			o.Unit, o.PID = d.Unit, d.PID
+			w.post(200*ms, o)
+		} else if !d.Last {
+			w.post(200*ms, RestoreDone{Unit: d.Unit, PID: d.PID, Up: true})
+		}
 	case RestartUnit:
 		w.asked = append(w.asked, d)
 		w.post(200*time.Millisecond, RestoreDone{Unit: d.Unit, PID: d.PID, Started: true})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	sddbus "github.com/coreos/go-systemd/v22/dbus"
@@ -21,36 +22,57 @@ type Transient struct {
 }
 
 // RunTransient runs a command as a oneshot service and waits for its end. outcome is empty when it succeeded, else how it
-// ended: "exit status 1", "killed by SIGKILL", "timeout". What it says goes to the journal under its name. A service of
-// that name that failed before is forgotten first; one that runs is an error.
+// ended: "exit status 1", "killed by SIGKILL", "timeout". What it says goes to the journal under its name. Nothing is left
+// of it, also when nobody waits any more: systemd keeps it for this call's own connection to the bus only.
 func (u *Units) RunTransient(ctx context.Context, t Transient) (outcome string, err error) {
-	u.forget(ctx, t.Name)
+	kept := true
+	own := Units{dial: func(ctx context.Context) (*sddbus.Conn, error) {
+		if u.dial != nil {
+			return u.dial(ctx)
+		}
+		conn, err := sddbus.NewSystemConnectionContext(ctx)
+		if err != nil && os.Geteuid() == 0 { // to PID 1 itself, which keeps nothing for those
+			kept = false
+			conn, err = sddbus.NewSystemdConnectionContext(ctx)
+		}
+		return conn, err
+	}}
+	defer own.Close()
+	if _, err := own.connection(ctx); err != nil {
+		return "", fmt.Errorf("run %s: %w", t.Name, err)
+	}
 	properties := []sddbus.Property{
 		sddbus.PropType("oneshot"),
 		sddbus.PropDescription(t.Description),
 		sddbus.PropExecStart(t.Command, false), // true would ignore a failure, whatever its name says
+		property("CollectMode", "inactive-or-failed"),
 		property("TimeoutStartUSec", uint64(t.Timeout.Microseconds())),
+		property("TimeoutStopUSec", uint64(stopWait.Microseconds())),
+	}
+	if kept {
+		properties = append(properties, property("AddRef", true))
 	}
 	if t.User != "" {
 		properties = append(properties, property("User", t.User))
 	}
-	result, err := u.job(ctx, "run", t.Name, func(conn *sddbus.Conn, results chan<- string) error {
+	result, err := own.job(ctx, "run", t.Name, func(conn *sddbus.Conn, results chan<- string) error {
 		_, err := conn.StartTransientUnitContext(ctx, t.Name, "fail", properties, results)
 		return err
 	})
 	if err != nil || result == "done" {
 		return "", err
 	}
-	// A unit that failed stays until it is forgotten, and tells how.
 	outcome = "its job ended as " + result
-	if state, err := u.State(ctx, t.Name); err == nil {
+	if state, err := own.State(ctx, t.Name); err == nil && state.Load == "loaded" {
 		if end := state.End(); end != "" && end != "success" {
 			outcome = end
 		}
 	}
-	u.forget(ctx, t.Name)
 	return outcome, nil
 }
+
+// stopWait is what is left to a command that took too long between SIGTERM and SIGKILL.
+const stopWait = 5 * time.Second
 
 // ErrExists: there is a unit of that name.
 var ErrExists = errors.New("the unit exists")
@@ -67,27 +89,14 @@ func (u *Units) StartTransient(ctx context.Context, t Transient) (result string,
 	if t.User != "" {
 		properties = append(properties, property("User", t.User))
 	}
-	result, err = u.job(ctx, "run", t.Name, func(conn *sddbus.Conn, results chan<- string) error {
+	return u.job(ctx, "run", t.Name, func(conn *sddbus.Conn, results chan<- string) error {
 		_, err := conn.StartTransientUnitContext(ctx, t.Name, "fail", properties, results)
 		return err
 	})
-	if answer := (dbus.Error{}); errors.As(err, &answer) && answer.Name == "org.freedesktop.systemd1.UnitExists" {
-		err = fmt.Errorf("%w: %w", ErrExists, err)
-	}
-	return result, err
 }
 
 func property(name string, value any) sddbus.Property {
 	return sddbus.Property{Name: name, Value: dbus.MakeVariant(value)}
-}
-
-// forget unloads a unit that has failed; there may be none.
-func (u *Units) forget(ctx context.Context, unit string) {
-	if conn, err := u.connection(ctx); err == nil {
-		if err := conn.ResetFailedUnitContext(ctx, unit); err != nil && !errors.As(err, new(dbus.Error)) {
-			u.failed(conn, err)
-		}
-	}
 }
 
 // End says how the last main process of a service ended, or why the service failed.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -27,6 +28,8 @@ type Units struct {
 	turn chan struct{} // holds one value while conn is free; a mutex that a context can give up on
 	conn *sddbus.Conn
 	end  context.CancelFunc // ends conn
+
+	pins pins
 }
 
 // UnitState is what the service manager says about a unit. PIDs are 0 for a unit that is no service.
@@ -43,8 +46,16 @@ type UnitState struct {
 
 	Begun time.Duration // when it was last begun to be started, CLOCK_MONOTONIC; 0: never
 	Left  time.Duration // when it last ceased to be active
+	Fell  time.Duration // when it was last stopped, or had failed, with all of it
 	Ended time.Duration // when the last main process of a service ended
 	Needs []string      // the units with which it is stopped: BindsTo=, Requires=, Requisite=, PartOf=
+	Wakes []string      // the units that start it: sockets, timers, paths
+}
+
+// OfConnection reports whether the service is one of those that a socket starts for each connection (Accept=yes): without
+// that it cannot be started.
+func (s UnitState) OfConnection(unit string) bool {
+	return strings.Contains(unit, "@") && slices.ContainsFunc(s.Wakes, func(w string) bool { return strings.HasSuffix(w, ".socket") && !strings.Contains(w, "@") })
 }
 
 // Down reports whether the unit has ended and nobody is about to start it: loaded, inactive or failed, no job queued.
@@ -97,19 +108,20 @@ func (u *Units) MainPID(ctx context.Context, unit string) (int32, error) {
 	return int32(pid), nil
 }
 
-// Start starts a unit (mode replace) and waits for the job's result: done, canceled, timeout, failed, dependency or
-// skipped.
+// Start starts a unit and waits for the job's result: done, canceled, timeout, failed, dependency or skipped. Nobody's
+// job is replaced by it, nor by the others below: ErrBusy.
 func (u *Units) Start(ctx context.Context, unit string) (result string, err error) {
 	return u.job(ctx, "start", unit, func(conn *sddbus.Conn, results chan<- string) error {
-		_, err := conn.StartUnitContext(ctx, unit, "replace", results)
+		_, err := conn.StartUnitContext(ctx, unit, "fail", results)
 		return err
 	})
 }
 
-// Restart stops and starts a unit; a stopped one is started. The result is as that of Start.
-func (u *Units) Restart(ctx context.Context, unit string) (result string, err error) {
+// TryRestart stops and starts a unit that is up, and leaves one that is not: somebody may stop it at this very moment.
+// The result is as that of Start.
+func (u *Units) TryRestart(ctx context.Context, unit string) (result string, err error) {
 	return u.job(ctx, "restart", unit, func(conn *sddbus.Conn, results chan<- string) error {
-		_, err := conn.RestartUnitContext(ctx, unit, "replace", results)
+		_, err := conn.TryRestartUnitContext(ctx, unit, "fail", results)
 		return err
 	})
 }
@@ -117,9 +129,45 @@ func (u *Units) Restart(ctx context.Context, unit string) (result string, err er
 // Reload has a unit read its configuration. It is an error for one that has no way to; the result is as that of Start.
 func (u *Units) Reload(ctx context.Context, unit string) (result string, err error) {
 	return u.job(ctx, "reload", unit, func(conn *sddbus.Conn, results chan<- string) error {
-		_, err := conn.ReloadUnitContext(ctx, unit, "replace", results)
+		_, err := conn.ReloadUnitContext(ctx, unit, "fail", results)
 		return err
 	})
+}
+
+// ErrBusy: a job of somebody else for that unit, or one that it needs, is in the way.
+var ErrBusy = errors.New("another job is in its way")
+
+// ErrRuns: the wait for a job was given up; it has been begun, and may go on.
+var ErrRuns = errors.New("its job has not ended")
+
+// Unanswered reports whether an error of a call to systemd says nothing about what was asked for: the bus was not there,
+// or no answer came in time. What was asked for may have been done all the same.
+func Unanswered(err error) bool {
+	var answer dbus.Error
+	if !errors.As(err, &answer) {
+		return err != nil
+	}
+	return slices.Contains(ofTheBus, answer.Name) || strings.HasPrefix(answer.Name, "org.freedesktop.DBus.Error.Spawn.")
+}
+
+// ofTheBus are errors that the bus makes itself where systemd does not answer.
+var ofTheBus = []string{"org.freedesktop.DBus.Error.NoReply", "org.freedesktop.DBus.Error.Timeout", "org.freedesktop.DBus.Error.TimedOut",
+	"org.freedesktop.DBus.Error.Disconnected", "org.freedesktop.DBus.Error.NoServer", "org.freedesktop.DBus.Error.ServiceUnknown",
+	"org.freedesktop.DBus.Error.NameHasNoOwner", "org.freedesktop.DBus.Error.LimitsExceeded", "org.freedesktop.DBus.Error.NoMemory"}
+
+// Leaving reports whether the system goes down.
+func (u *Units) Leaving(ctx context.Context) (bool, error) {
+	conn, err := u.connection(ctx)
+	if err != nil {
+		return false, fmt.Errorf("read the state of the system: %w", err)
+	}
+	state, err := conn.SystemStateContext(ctx)
+	if err != nil {
+		u.failed(conn, err)
+		return false, fmt.Errorf("read the state of the system: %w", err)
+	}
+	text, _ := state.Value.Value().(string)
+	return text == "stopping", nil
 }
 
 // job begins a job and waits for its result.
@@ -131,6 +179,15 @@ func (u *Units) job(ctx context.Context, what, unit string, begin func(conn *sdd
 	results := make(chan string, 1) // buffered: an abandoned wait must not wedge the connection
 	if err := begin(conn, results); err != nil {
 		u.failed(conn, err)
+		var answer dbus.Error
+		if errors.As(err, &answer) {
+			switch strings.TrimPrefix(answer.Name, "org.freedesktop.systemd1.") {
+			case "TransactionIsDestructive", "TransactionJobsConflicting", "ShuttingDown":
+				err = fmt.Errorf("%w: %w", ErrBusy, err)
+			case "UnitExists":
+				err = fmt.Errorf("%w: %w", ErrExists, err)
+			}
+		}
 		return "", fmt.Errorf("%s %s: %w", what, unit, err)
 	}
 	look := time.NewTicker(aliveLook)
@@ -140,10 +197,10 @@ func (u *Units) job(ctx context.Context, what, unit string, begin func(conn *sdd
 		case result := <-results:
 			return result, nil
 		case <-ctx.Done():
-			return "", fmt.Errorf("%s %s: wait for the job: %w", what, unit, ctx.Err())
+			return "", fmt.Errorf("%s %s: %w: %w", what, unit, ErrRuns, ctx.Err())
 		case <-look.C:
 			if !conn.Connected() {
-				return "", fmt.Errorf("%s %s: wait for the job: %w", what, unit, dbus.ErrClosed)
+				return "", fmt.Errorf("%s %s: %w: %w", what, unit, ErrRuns, dbus.ErrClosed)
 			}
 		}
 	}
@@ -168,6 +225,7 @@ func (u *Units) Close() {
 	<-u.turn
 	u.drop()
 	u.turn <- struct{}{}
+	u.pins.close()
 }
 
 func (u *Units) init() {
@@ -245,11 +303,14 @@ func unitState(p map[string]any) UnitState {
 	s.MainPID, s.ExecMainPID = int32(main), int32(exec)
 	begun, _ := p["InactiveExitTimestampMonotonic"].(uint64)
 	left, _ := p["ActiveExitTimestampMonotonic"].(uint64)
+	fell, _ := p["InactiveEnterTimestampMonotonic"].(uint64)
 	ended, _ := p["ExecMainExitTimestampMonotonic"].(uint64)
 	for _, kind := range []string{"BindsTo", "Requires", "Requisite", "PartOf"} {
 		units, _ := p[kind].([]string)
 		s.Needs = append(s.Needs, units...)
 	}
+	s.Wakes, _ = p["TriggeredBy"].([]string)
+	s.Fell = time.Duration(fell) * time.Microsecond
 	s.Begun, s.Left, s.Ended = time.Duration(begun)*time.Microsecond, time.Duration(left)*time.Microsecond, time.Duration(ended)*time.Microsecond
 	s.Restarts, _ = p["NRestarts"].(uint32)
 	s.ExitCode, _ = p["ExecMainCode"].(int32)

@@ -120,10 +120,10 @@ func (b *bus) stop() {
 type manager struct {
 	conn *dbus.Conn
 
-	mu                 sync.Mutex
-	results            map[string]string // by unit; a unit without one has a job that never ends
-	started, forgotten []string
-	jobs               uint32
+	mu              sync.Mutex
+	results         map[string]string // by unit; a unit without one has a job that never ends
+	started, pinned []string
+	jobs            uint32
 }
 
 const managerInterface = "org.freedesktop.systemd1.Manager"
@@ -137,6 +137,9 @@ func newManager(t *testing.T) *manager {
 	t.Cleanup(func() { conn.Close() })
 	m := &manager{conn: conn, results: map[string]string{}}
 	if err := conn.Export(m, "/org/freedesktop/systemd1", managerInterface); err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.Export(unitProperties{map[string]dbus.Variant{"SystemState": dbus.MakeVariant("stopping")}}, "/org/freedesktop/systemd1", "org.freedesktop.DBus.Properties"); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := conn.RequestName("org.freedesktop.systemd1", 0); err != nil {
@@ -192,6 +195,9 @@ func (m *manager) StartUnit(name, mode string) (dbus.ObjectPath, *dbus.Error) {
 	if name == "none.service" {
 		return "", dbus.NewError("org.freedesktop.systemd1.NoSuchUnit", []any{"Unit none.service not found."})
 	}
+	if name == "stopping.service" {
+		return "", dbus.NewError("org.freedesktop.systemd1.TransactionIsDestructive", []any{"Transaction is destructive."})
+	}
 	m.started = append(m.started, name+" "+mode)
 	m.jobs++
 	job := dbus.ObjectPath(fmt.Sprintf("/org/freedesktop/systemd1/job/%d", m.jobs))
@@ -202,12 +208,92 @@ func (m *manager) StartUnit(name, mode string) (dbus.ObjectPath, *dbus.Error) {
 	return job, nil
 }
 
-func (m *manager) RestartUnit(name, mode string) (dbus.ObjectPath, *dbus.Error) {
+func (m *manager) TryRestartUnit(name, mode string) (dbus.ObjectPath, *dbus.Error) {
 	return m.StartUnit(name, "restart "+mode)
 }
 
 func (m *manager) ReloadUnit(name, mode string) (dbus.ObjectPath, *dbus.Error) {
 	return m.StartUnit(name, "reload "+mode)
+}
+
+func (m *manager) RefUnit(name string) *dbus.Error   { return m.pin("ref " + name) }
+func (m *manager) UnrefUnit(name string) *dbus.Error { return m.pin("unref " + name) }
+
+func (m *manager) pin(what string) *dbus.Error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.pinned = append(m.pinned, what)
+	return nil
+}
+
+// TestPins: once each, and anew when the bus was away, as pins end with their connection.
+func TestPins(t *testing.T) {
+	b := newBus(t)
+	m := newManager(t)
+	u := newUnits(t)
+	do := func(f func(context.Context, string) error, unit string) {
+		t.Helper()
+		if err := f(ctxFor(t), unit); err != nil {
+			t.Error(err)
+		}
+	}
+	do(u.Pin, "a.service")
+	do(u.Pin, "a.service")
+	do(u.Unpin, "b.service")
+	do(u.Pin, "c.service")
+	do(u.Unpin, "c.service")
+	if want := []string{"ref a.service", "ref c.service", "unref c.service"}; !slices.Equal(m.pinned, want) {
+		t.Errorf("%q", m.pinned)
+	}
+	b.stop()
+	for end := time.Now().Add(patience); u.pins.conn.Connected(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the bus is away, and nobody sees it")
+		}
+	}
+	if err := u.Pin(ctxFor(t), "a.service"); err == nil {
+		t.Error("a pin without a bus")
+	}
+	b.start(t)
+	m = newManager(t)
+	do(u.Pin, "a.service")
+	if !slices.Equal(m.pinned, []string{"ref a.service"}) {
+		t.Errorf("%q", m.pinned)
+	}
+}
+
+func TestUnanswered(t *testing.T) {
+	for _, tt := range []struct {
+		err  error
+		want bool
+	}{
+		{nil, false}, {context.DeadlineExceeded, true}, {fmt.Errorf("x: %w", dbus.ErrClosed), true}, {errors.New("connect"), true},
+		{dbus.Error{Name: "org.freedesktop.DBus.Error.NoReply"}, true}, {dbus.Error{Name: "org.freedesktop.DBus.Error.ServiceUnknown"}, true},
+		{fmt.Errorf("reload: %w", dbus.Error{Name: "org.freedesktop.systemd1.JobTypeNotApplicable"}), false},
+		{dbus.Error{Name: "org.freedesktop.systemd1.UnitMasked"}, false}, {dbus.Error{Name: "org.freedesktop.DBus.Error.AccessDenied"}, false},
+	} {
+		if got := Unanswered(tt.err); got != tt.want {
+			t.Errorf("%v: %v", tt.err, got)
+		}
+	}
+}
+
+func TestOfConnection(t *testing.T) {
+	for _, tt := range []struct {
+		unit  string
+		wakes []string
+		want  bool
+	}{
+		{"echo@1-10.0.0.1:7-10.0.0.2:40000.service", []string{"echo.socket"}, true},
+		{"echo@a.service", []string{"echo@a.socket"}, false},
+		{"echo.service", []string{"echo.socket"}, false},
+		{"job@a.service", []string{"job@a.timer"}, false},
+		{"worker@1.service", nil, false},
+	} {
+		if got := (UnitState{Wakes: tt.wakes}).OfConnection(tt.unit); got != tt.want {
+			t.Errorf("%s by %q: %v", tt.unit, tt.wakes, got)
+		}
+	}
 }
 
 func newUnits(t *testing.T) *Units {
@@ -252,14 +338,20 @@ func TestUnits(t *testing.T) {
 			t.Errorf("start %s: %q, %v; want %q", unit, result, err, want)
 		}
 	}
-	if result, err := u.Restart(ctxFor(t), "bad.service"); err != nil || result != "failed" {
+	if result, err := u.TryRestart(ctxFor(t), "bad.service"); err != nil || result != "failed" {
 		t.Errorf("restart: %q, %v", result, err)
 	}
 	if result, err := u.Reload(ctxFor(t), "ftp@a-1.service"); err != nil || result != "done" {
 		t.Errorf("reload: %q, %v", result, err)
 	}
-	if started := m.starts(); !slices.Equal(started[2:], []string{"bad.service restart replace", "ftp@a-1.service reload replace"}) {
+	if started := m.starts(); !slices.Equal(started[2:], []string{"bad.service restart fail", "ftp@a-1.service reload fail"}) {
 		t.Errorf("asked for %q", started)
+	}
+	if _, err := u.Start(ctxFor(t), "stopping.service"); !errors.Is(err, ErrBusy) || Unanswered(err) {
+		t.Errorf("a start against a job: %v", err)
+	}
+	if leaving, err := u.Leaving(ctxFor(t)); err != nil || !leaving {
+		t.Errorf("the system goes down: %v, %v", leaving, err)
 	}
 	var answer dbus.Error
 	if _, err := u.Start(ctxFor(t), "none.service"); !errors.As(err, &answer) || answer.Name != "org.freedesktop.systemd1.NoSuchUnit" {
@@ -269,7 +361,7 @@ func TestUnits(t *testing.T) {
 		t.Error("the connection was dialled anew without need")
 	}
 	for _, start := range m.starts() {
-		if !strings.HasSuffix(start, " replace") {
+		if !strings.HasSuffix(start, " fail") { // nobody's job is replaced
 			t.Errorf("mode: %s", start)
 		}
 	}
@@ -290,7 +382,7 @@ func TestUnitsJobWithoutEnd(t *testing.T) {
 			}
 		}
 	}()
-	if _, err := u.Start(ctx, "endless.service"); !errors.Is(err, context.Canceled) {
+	if _, err := u.Start(ctx, "endless.service"); !errors.Is(err, context.Canceled) || !errors.Is(err, ErrRuns) {
 		t.Errorf("got %v", err)
 	}
 	_ = m.conn.Emit("/org/freedesktop/systemd1", managerInterface+".JobRemoved",
@@ -347,7 +439,7 @@ func TestUnitsBusEndsUnderJob(t *testing.T) {
 		}
 	}
 	b.stop()
-	if err := <-failed; err == nil || errors.Is(err, context.DeadlineExceeded) {
+	if err := <-failed; err == nil || errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, ErrRuns) {
 		t.Errorf("got %v", err)
 	}
 }

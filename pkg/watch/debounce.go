@@ -2,6 +2,7 @@ package watch
 
 import (
 	"crypto/sha256"
+	"fmt"
 	"maps"
 	"math"
 	"slices"
@@ -24,12 +25,18 @@ func (s *Snapshot) whole() bool { return len(s.Missing) == 0 && s.Problem == "" 
 // Change is another content that has settled.
 type Change struct {
 	Added, Changed, Removed []string // paths, against the last change that was reported, each in order
-	Back                    bool     // to the content that was in force last: nothing is to be done
+	Content                 Sum      // of all of it, see SumOf
 }
 
 // Files lists all paths of the change.
 func (c *Change) Files() []string {
 	return slices.Sorted(slices.Values(slices.Concat(c.Added, c.Changed, c.Removed)))
+}
+
+// Answer says what came of a change.
+type Answer struct {
+	InForce bool          // it is in force now
+	Again   time.Duration // else it is to be reported again so much later, or what the files hold by then; 0: not before they change
 }
 
 // Never is a time that does not come.
@@ -43,7 +50,7 @@ const Never = time.Duration(math.MaxInt64)
 //	  ▲               │ ▲ │
 //	  └─ same content ┘ └─┘ look: other content, and it still moves
 //
-// The first look that is whole is what all later ones are compared with.
+// The first look that is whole is what all later ones are compared with. A change whose [Answer] says so is reported again.
 type Debouncer struct {
 	settle, patrol time.Duration
 
@@ -56,11 +63,12 @@ type Debouncer struct {
 	candidate map[string]Sum
 	since     time.Duration // when the candidate was seen first
 	next      time.Duration
+	again     time.Duration // when the last change is to be reported again
 }
 
 // NewDebouncer wants a look at once, and then each patrol even where nothing was said to have moved.
 func NewDebouncer(settle, patrol time.Duration) *Debouncer {
-	return &Debouncer{settle: settle, patrol: patrol}
+	return &Debouncer{settle: settle, patrol: patrol, again: Never}
 }
 
 // Know says what was in force before the first look, which is compared with that then.
@@ -73,10 +81,18 @@ func (d *Debouncer) Touch(now time.Duration) {
 }
 
 // Next is when the next look is wanted.
-func (d *Debouncer) Next() time.Duration { return d.next }
+func (d *Debouncer) Next() time.Duration { return min(d.next, d.again) }
 
-// InForce says that the content of the last change is in force now: going back to it later is no change.
-func (d *Debouncer) InForce() { d.inForce = d.told }
+// Answer says what came of the last change.
+func (d *Debouncer) Answer(now time.Duration, a Answer) {
+	d.again = Never
+	switch {
+	case a.InForce:
+		d.inForce = d.told
+	case a.Again > 0:
+		d.again = now + a.Again
+	}
+}
 
 // Look takes in what a look found and says whether that is a change.
 func (d *Debouncer) Look(now time.Duration, s Snapshot) (Change, bool) {
@@ -91,17 +107,23 @@ func (d *Debouncer) Look(now time.Duration, s Snapshot) (Change, bool) {
 	case maps.Equal(s.Sums, d.told):
 		d.candidate = nil
 		d.rest(now, quiet)
+		if now >= d.again {
+			d.again = Never
+			return d.change(d.inForce), true
+		}
 	case quiet, d.candidate != nil && maps.Equal(s.Sums, d.candidate) && now-d.since >= d.settle:
-		c := difference(d.told, s.Sums)
-		c.Back = maps.Equal(s.Sums, d.inForce)
-		d.told, d.candidate = s.Sums, nil
+		before := d.told
+		d.told, d.candidate, d.again = s.Sums, nil, Never
 		d.rest(now, true)
-		return c, true
+		return d.change(before), true
 	default:
 		if d.candidate == nil || !maps.Equal(s.Sums, d.candidate) {
 			d.candidate, d.since = s.Sums, now
 		}
 		d.next = max(now, d.since) + d.settle
+	}
+	if now >= d.again { // not what it was at the moment
+		d.again = now + d.settle
 	}
 	return Change{}, false
 }
@@ -113,6 +135,23 @@ func (d *Debouncer) rest(now time.Duration, quiet bool) {
 		return
 	}
 	d.next = max(d.touched+d.settle, now+1)
+}
+
+// change is what the files hold now, with what they held before.
+func (d *Debouncer) change(before map[string]Sum) Change {
+	c := difference(before, d.told)
+	c.Content = SumOf(d.told)
+	return c
+}
+
+// SumOf has files and contents in one.
+func SumOf(files map[string]Sum) Sum {
+	h := sha256.New()
+	for _, path := range slices.Sorted(maps.Keys(files)) {
+		sum := files[path]
+		fmt.Fprintf(h, "%q %x\n", path, sum)
+	}
+	return Sum(h.Sum(nil))
 }
 
 func difference(before, after map[string]Sum) Change {

@@ -31,15 +31,19 @@ type step struct {
 	next  time.Duration
 }
 
-func describe(c Change, is bool) string {
+func describe(d *Debouncer, c Change, is bool) string {
 	if !is {
 		return ""
 	}
 	text := fmt.Sprint(c.Added, c.Changed, c.Removed)
-	if c.Back {
+	if c.Content == SumOf(d.inForce) {
 		text += " back"
 	}
 	return text
+}
+
+func told(d *Debouncer) func(Change, bool) string {
+	return func(c Change, is bool) string { return describe(d, c, is) }
 }
 
 func TestDebouncer(t *testing.T) {
@@ -110,7 +114,7 @@ func TestDebouncer(t *testing.T) {
 			for _, s := range steps {
 				if s.touch {
 					d.Touch(s.at)
-				} else if got := describe(d.Look(s.at, s.snap)); got != s.want {
+				} else if got := told(d)(d.Look(s.at, s.snap)); got != s.want {
 					t.Errorf("at %v: %q, want %q", s.at, got, s.want)
 				}
 				if d.Next() != s.next {
@@ -125,13 +129,13 @@ func TestBack(t *testing.T) {
 	d := NewDebouncer(sec, 30*sec)
 	change := func(at time.Duration, content string) string {
 		d.Touch(at)
-		return describe(d.Look(at+sec, snap(content)))
+		return told(d)(d.Look(at+sec, snap(content)))
 	}
 	d.Look(0, snap("1"))
 	if got := change(10*sec, "2"); got != "[] [/a] []" {
 		t.Error(got)
 	}
-	d.InForce()
+	d.Answer(11*sec, Answer{InForce: true})
 	if got := change(20*sec, "1"); got != "[] [/a] []" { // that is in force no longer
 		t.Error(got)
 	}
@@ -141,6 +145,42 @@ func TestBack(t *testing.T) {
 	if got := (&Change{Added: []string{"/c"}, Changed: []string{"/a"}, Removed: []string{"/b"}}).Files(); !cmp.Equal(got, []string{"/a", "/b", "/c"}) {
 		t.Error(got)
 	}
+}
+
+// TestPending: a change is told again when its time has come, not while something moves, and no more once it is in force, or
+// the files went back.
+func TestPending(t *testing.T) {
+	d := NewDebouncer(2*sec, 30*sec)
+	look := func(at time.Duration, content, want string, next time.Duration) {
+		t.Helper()
+		if got := told(d)(d.Look(at, snap(content))); got != want {
+			t.Errorf("at %v: %q, want %q", at, got, want)
+		}
+		if d.Next() != next {
+			t.Errorf("at %v: next look at %v, want %v", at, d.Next(), next)
+		}
+	}
+	d.Look(0, snap("1"))
+	d.Touch(5 * sec)
+	look(7*sec, "2", "[] [/a] []", 37*sec)
+	d.Answer(7*sec, Answer{Again: 5 * sec})
+	look(10*sec, "2", "", 12*sec)
+	look(12*sec, "2", "[] [/a] []", 42*sec)
+	d.Answer(12*sec, Answer{Again: 5 * sec})
+	d.Touch(17*sec - 1)
+	look(17*sec, "3", "", 19*sec)
+	look(19*sec, "2", "[] [/a] []", 49*sec)
+	d.Answer(19*sec, Answer{Again: 5 * sec})
+	look(24*sec, "2", "[] [/a] []", 54*sec)
+	d.Answer(24*sec, Answer{InForce: true})
+	look(54*sec, "2", "", 84*sec)
+	d.Touch(55 * sec)
+	look(57*sec, "3", "[] [/a] []", 87*sec)
+	d.Answer(57*sec, Answer{Again: 5 * sec})
+	d.Touch(58 * sec)
+	look(60*sec, "2", "[] [/a] [] back", 90*sec)
+	d.Answer(60*sec, Answer{InForce: true})
+	look(90*sec, "2", "", 120*sec)
 }
 
 // TestDebouncerProperties writes to files at random times, in random order, all with notices or all without: what is

@@ -27,6 +27,10 @@ type notifier struct {
 	mu  sync.Mutex
 	all map[*subscription]bool
 	by  map[int32]map[*subscription]bool // subscribers of a watch
+	// A directory on a disk that is gone is waited for by who wants it watched, and by nobody else: that is without mu,
+	// and no watch may end meanwhile, which could be the one that it is about to get.
+	adding int
+	unused map[int32]bool // watches without a subscriber
 }
 
 // subscription has one subscriber.
@@ -41,7 +45,7 @@ func newNotifier() (*notifier, error) {
 	if err != nil {
 		return nil, fmt.Errorf("inotify: %w", err)
 	}
-	return &notifier{file: os.NewFile(uintptr(fd), "inotify"), all: map[*subscription]bool{}, by: map[int32]map[*subscription]bool{}}, nil
+	return &notifier{file: os.NewFile(uintptr(fd), "inotify"), all: map[*subscription]bool{}, by: map[int32]map[*subscription]bool{}, unused: map[int32]bool{}}, nil
 }
 
 // run tells the subscribers until close.
@@ -83,6 +87,7 @@ func (n *notifier) tell(events []byte) {
 				delete(s.dirs, wd)
 			}
 			delete(n.by, wd)
+			delete(n.unused, wd)
 		}
 	}
 }
@@ -100,7 +105,8 @@ func (n *notifier) subscribe() *subscription {
 func (s *subscription) watch(dirs []string) error {
 	n := s.n
 	n.mu.Lock()
-	defer n.mu.Unlock()
+	n.adding++
+	n.mu.Unlock()
 	var failed error
 	now := map[int32]bool{}
 	for _, dir := range dirs {
@@ -116,6 +122,16 @@ func (s *subscription) watch(dirs []string) error {
 		case failed == nil:
 			failed = fmt.Errorf("watch %s: %w", dir, err)
 		}
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	defer n.sweep()
+	n.adding--
+	if !n.all[s] { // its end came meanwhile
+		for wd := range now {
+			n.unused[wd] = true
+		}
+		return failed
 	}
 	for wd := range now {
 		if n.by[wd] == nil {
@@ -139,18 +155,32 @@ func (s *subscription) end() {
 		s.n.drop(wd, s)
 	}
 	delete(s.n.all, s)
+	s.n.sweep()
 }
 
-// drop is called with mu held.
+// drop is called with mu held, and followed by sweep.
 func (n *notifier) drop(wd int32, s *subscription) {
 	delete(n.by[wd], s)
 	if len(n.by[wd]) == 0 {
 		delete(n.by, wd)
-		_ = n.control(func(fd int) error {
-			_, err := unix.InotifyRmWatch(fd, uint32(wd))
-			return err
-		})
+		n.unused[wd] = true
 	}
+}
+
+// sweep ends watches without a subscriber, with mu held.
+func (n *notifier) sweep() {
+	if n.adding > 0 {
+		return
+	}
+	for wd := range n.unused {
+		if n.by[wd] == nil {
+			_ = n.control(func(fd int) error {
+				_, err := unix.InotifyRmWatch(fd, uint32(wd))
+				return err
+			})
+		}
+	}
+	clear(n.unused)
 }
 
 // control runs f with the descriptor, which stays open for as long.

@@ -29,6 +29,7 @@ type rig struct {
 	troubles []string
 	inForce  []map[string]Sum
 	refuse   bool // what Changed answers
+	again    time.Duration
 }
 
 func (r *rig) path(name string) string { return filepath.Join(r.dir, name) }
@@ -47,7 +48,7 @@ func startKnowing(t *testing.T, inotify bool, dir string, known map[string]Sum, 
 	for _, p := range patterns {
 		spec.Files = append(spec.Files, r.path(p))
 	}
-	w := &Watcher{begin: time.Now()}
+	w := &Watcher{begin: time.Now(), looks: map[string]chan struct{}{}, slots: make(chan struct{}, maxLooks)}
 	if inotify {
 		var err error
 		if w, err = New(); err != nil {
@@ -61,11 +62,11 @@ func startKnowing(t *testing.T, inotify bool, dir string, known map[string]Sum, 
 	go func() {
 		defer close(done)
 		w.run(ctx, spec, Handlers{
-			Changed: func(c Change) bool {
+			Changed: func(c Change) Answer {
 				r.mu.Lock()
 				defer r.mu.Unlock()
 				r.changes = append(r.changes, c)
-				return !r.refuse
+				return Answer{InForce: !r.refuse, Again: r.again}
 			},
 			InForce: func(sums map[string]Sum) {
 				r.mu.Lock()
@@ -347,7 +348,7 @@ func TestRefused(t *testing.T) {
 	r.refuse = true
 	r.mu.Unlock()
 	r.write("a.conf", "bad")
-	if c := r.await(1); c.Back {
+	if c := r.await(1); c.Content == SumOf(r.inForce[0]) {
 		t.Errorf("%+v", c)
 	}
 	r.write("a.conf", "bad")
@@ -355,8 +356,41 @@ func TestRefused(t *testing.T) {
 		t.Errorf("%+v", r.changes)
 	}
 	r.write("a.conf", "1")
-	if c := r.await(2); !c.Back {
+	if c := r.await(2); c.Content != SumOf(r.inForce[0]) {
 		t.Errorf("%+v", c)
+	}
+}
+
+// TestAgain: a change that cannot be put in force yet is told again with what the files hold by then, and only until it is.
+func TestAgain(t *testing.T) {
+	dir := t.TempDir()
+	r := &rig{t: t, dir: dir}
+	r.write("a.conf", "1")
+	r = start(t, true, dir, "a.conf")
+	r.mu.Lock()
+	r.refuse, r.again = true, settle
+	r.mu.Unlock()
+	r.write("a.conf", "2")
+	first, again := r.await(1), r.await(3)
+	if again.Content != first.Content || len(again.Files()) != 1 {
+		t.Errorf("%+v, then %+v", first, again)
+	}
+	r.write("a.conf", "3")
+	end := time.Now().Add(patience)
+	for n := 4; r.await(n).Content == first.Content; n++ {
+		if time.Now().After(end) {
+			t.Fatal("the newest content is not told")
+		}
+	}
+	r.mu.Lock()
+	r.refuse = false
+	r.mu.Unlock()
+	r.count()
+	r.mu.Lock()
+	n := len(r.changes)
+	r.mu.Unlock()
+	if again := r.count(); again != n {
+		t.Errorf("told %d times after it was in force", again-n)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -15,6 +16,10 @@ const (
 	Patrol = 30 * time.Second
 	// blindPatrol is the same where inotify is not to be had.
 	blindPatrol = 2 * time.Second
+	// slow is how long a look takes before that is said.
+	slow = 10 * time.Second
+	// maxLooks bounds the looks at one time, of which each has a thread while a disk does not answer.
+	maxLooks = 128
 )
 
 // Spec names files.
@@ -29,11 +34,15 @@ type Spec struct {
 type Watcher struct {
 	n     *notifier // nil: there is no inotify
 	begin time.Time
+
+	mu    sync.Mutex
+	looks map[string]chan struct{} // under way, by the files: closed at the end
+	slots chan struct{}
 }
 
 // New makes a Watcher. An error says why there is no inotify; the Watcher does without it then.
 func New() (*Watcher, error) {
-	w := &Watcher{begin: time.Now()}
+	w := &Watcher{begin: time.Now(), looks: map[string]chan struct{}{}, slots: make(chan struct{}, maxLooks)}
 	n, err := newNotifier()
 	if err != nil {
 		return w, err
@@ -52,12 +61,13 @@ func (w *Watcher) Close() {
 
 // Handlers are what Run calls, on its own goroutine: while one of them runs nothing is looked at, and nothing is lost.
 type Handlers struct {
-	Changed func(Change) (inForce bool) // says whether the new content is in force now
-	InForce func(map[string]Sum)        // is told of the content in force, also of that which Run begins with
-	Trouble func(text string)           // what is missing or cannot be read, each text once; "" when that is over
+	Changed func(Change) Answer  // says what came of it
+	InForce func(map[string]Sum) // is told of the content in force, also of that which Run begins with
+	Trouble func(text string)    // what is missing or cannot be read, each text once; "" when that is over
 }
 
-// Run looks at the files until ctx ends.
+// Run looks at the files until ctx ends, also where a disk does not answer: the look is left behind then, and no other one
+// at the same files begins before it ends.
 func (w *Watcher) Run(ctx context.Context, spec Spec, h Handlers) { w.run(ctx, spec, h, nil) }
 
 // run calls looked, if there is one, after each look.
@@ -91,21 +101,18 @@ func (w *Watcher) run(ctx context.Context, spec Spec, h Handlers, looked func())
 			continue
 		case <-timer.C:
 		}
-		// Watched first and looked at then, so that nothing is missed in between; a link that was swapped leads to
-		// other directories.
+		var s Snapshot
 		var failed error
-		dirs := l.directories()
-		for range 3 {
-			failed = watch(dirs)
-			again := l.directories()
-			if slices.Equal(dirs, again) {
-				break
-			}
-			dirs = again
+		look := func() { s, failed = l.lookWatched(watch) }
+		if !w.do(ctx, strings.Join(spec.Files, "\x00"), look, func(text string) {
+			said = text
+			h.Trouble(text)
+		}) {
+			return
 		}
-		s := l.look()
-		if change, is := d.Look(w.now(), s); is && h.Changed(change) {
-			d.InForce()
+		if change, is := d.Look(w.now(), s); is {
+			answer := h.Changed(change)
+			d.Answer(w.now(), answer)
 		}
 		if d.inForce != nil && (inForce == nil || !maps.Equal(d.inForce, inForce)) {
 			inForce = d.inForce
@@ -120,6 +127,71 @@ func (w *Watcher) run(ctx context.Context, spec Spec, h Handlers, looked func())
 		}
 		timer.Reset(max(d.Next()-w.now(), 0))
 	}
+}
+
+// lookWatched has the directories watched first and looks at the files then, so that nothing is missed in between; a link
+// that was swapped leads to other directories.
+func (l *looker) lookWatched(watch func(dirs []string) error) (s Snapshot, failed error) {
+	dirs := l.directories()
+	for range 3 {
+		failed = watch(dirs)
+		again := l.directories()
+		if slices.Equal(dirs, again) {
+			break
+		}
+		dirs = again
+	}
+	return l.look(), failed
+}
+
+// do runs a look on a goroutine of its own and waits for it: false if ctx ended before. Of those with one key one runs at a
+// time, however many were left behind.
+func (w *Watcher) do(ctx context.Context, key string, look func(), say func(text string)) bool {
+	late := time.NewTimer(slow)
+	defer late.Stop()
+	wait := func(c <-chan struct{}) bool {
+		for {
+			select {
+			case <-c:
+				return true
+			case <-ctx.Done():
+				return false
+			case <-late.C:
+				say(fmt.Sprintf("no answer from their disk for %s", slow))
+			}
+		}
+	}
+	done := make(chan struct{})
+	for {
+		w.mu.Lock()
+		before := w.looks[key]
+		if before == nil {
+			w.looks[key] = done
+		}
+		w.mu.Unlock()
+		if before == nil {
+			break
+		}
+		if !wait(before) {
+			return false
+		}
+	}
+	go func() {
+		defer func() {
+			w.mu.Lock()
+			delete(w.looks, key)
+			w.mu.Unlock()
+			close(done)
+		}()
+		select {
+		case w.slots <- struct{}{}:
+		case <-ctx.Done():
+			return
+		}
+		look()
+		<-w.slots
+	}()
+	return wait(done) && ctx.Err() == nil
 }
 
 func (w *Watcher) now() time.Duration { return time.Since(w.begin) }

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"bufio"
+	gocmp "cmp"
 	"context"
 	"fmt"
 	"os"
@@ -110,8 +111,11 @@ type pid1 struct {
 	busy   map[string]bool   // somebody else's job is in the way
 	pinned map[string]bool
 	state  string // of the system
-	asked  []string
-	jobs   uint32
+	all    string // result of all jobs that have none of their own
+	// What ends as failed did because it took too long.
+	timeout bool
+	asked   []string
+	jobs    uint32
 }
 
 const (
@@ -174,7 +178,7 @@ func (m *pid1) set(unit, load, active string, main uint32) {
 	defer m.mu.Unlock()
 	m.units[unit] = map[string]dbus.Variant{
 		"LoadState": dbus.MakeVariant(load), "ActiveState": dbus.MakeVariant(active), "MainPID": dbus.MakeVariant(uint32(0)),
-		"ExecMainPID": dbus.MakeVariant(main), "Result": dbus.MakeVariant("exit-code"), "ActiveExitTimestampMonotonic": dbus.MakeVariant(uint64(10)),
+		"ExecMainPID": dbus.MakeVariant(main), "Result": dbus.MakeVariant(map[bool]string{false: "exit-code", true: "timeout"}[m.timeout]), "ActiveExitTimestampMonotonic": dbus.MakeVariant(uint64(10)),
 		"ExecMainExitTimestampMonotonic": dbus.MakeVariant(uint64(9)),
 	}
 	_ = m.conn.Export(unitOf{m, unit}, dbus.ObjectPath("/org/freedesktop/systemd1/unit/"+sddbus.PathBusEscape(unit)), "org.freedesktop.DBus.Properties")
@@ -199,7 +203,10 @@ func (m *pid1) job(what, unit string) (dbus.ObjectPath, *dbus.Error) {
 		return "", dbus.NewError("org.freedesktop.systemd1.TransactionIsDestructive", []any{"Transaction is destructive."})
 	}
 	m.asked = append(m.asked, what+" "+unit)
-	result, fails := m.result[unit], m.fails[unit]
+	result, fails := gocmp.Or(m.result[unit], m.all), m.fails[unit]
+	if m.timeout {
+		result = "failed"
+	}
 	m.jobs++
 	id, path := m.jobs, dbus.ObjectPath(fmt.Sprintf("/org/freedesktop/systemd1/job/%d", m.jobs))
 	m.mu.Unlock()
@@ -207,7 +214,7 @@ func (m *pid1) job(what, unit string) (dbus.ObjectPath, *dbus.Error) {
 		result = "done"
 	}
 	switch {
-	case fails:
+	case fails, m.timeout:
 		m.set(unit, "loaded", "failed", 7)
 	case result == "done":
 		m.set(unit, "loaded", "active", 7)

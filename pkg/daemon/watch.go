@@ -53,8 +53,7 @@ type watches struct {
 	foreign bool // the file was another guard's when it was read
 	all     sync.WaitGroup
 
-	endWrite     context.CancelFunc
-	checkTimeout time.Duration
+	endWrite context.CancelFunc
 
 	// Owned by the loop.
 	running map[string]context.CancelFunc // by what the rule says
@@ -72,7 +71,7 @@ type blame struct {
 
 func newWatches(d *Daemon) *watches {
 	return &watches{d: d, running: map[string]context.CancelFunc{}, rules: map[string]int{}, blames: map[string]*blame{},
-		dirty: make(chan struct{}, 1), checkTimeout: checkTimeout}
+		dirty: make(chan struct{}, 1)}
 }
 
 // set has the files of these rules watched, on the loop or before it runs. A rule
@@ -287,7 +286,7 @@ func (w *watches) changed(ctx context.Context, key string, spec config.Watch, c 
 		return answer
 	}
 	if !was.checked {
-		outcome, err := w.check(ctx, spec, todo)
+		outcome, says, err := w.check(ctx, spec, todo)
 		switch {
 		case ctx.Err() != nil: // another configuration is in force, or the daemon ends
 			return watch.Answer{}
@@ -296,7 +295,7 @@ func (w *watches) changed(ctx context.Context, key string, spec config.Watch, c 
 		case outcome != "":
 			_ = w.d.inLoop(ctx, func() {
 				for _, unit := range todo {
-					w.d.tellUnit(evConfigCheckFailed, guard.LevelError, unit, outcome, fmt.Sprintf("%s: its changed configuration (%s) is not put in force: %s", unit, files, outcome))
+					w.d.tellUnit(evConfigCheckFailed, guard.LevelError, unit, outcome, fmt.Sprintf("%s: its changed configuration (%s) is not put in force: %s", unit, files, says))
 				}
 			})
 			return watch.Answer{}
@@ -424,30 +423,31 @@ func (w *watches) later(ctx context.Context, was *carrying, unit, files string, 
 }
 
 // check runs the command that has to accept a new configuration, as a unit of its own. The
-// outcome is "" where it did, or there is none; an error says that nobody knows.
-func (w *watches) check(ctx context.Context, spec config.Watch, units []string) (outcome string, err error) {
+// outcome is "" where it did, or there is none, and says tells of it; an error says that
+// nobody knows.
+func (w *watches) check(ctx context.Context, spec config.Watch, units []string) (outcome, says string, err error) {
 	if len(spec.Check) == 0 {
-		return "", nil
+		return "", "", nil
 	}
 	// No two have one name: the last one may be under way yet, without anybody who waits.
 	name := fmt.Sprintf("checkprocd-check-%d.service", process.Now().Microseconds())
-	limited, cancel := context.WithTimeout(ctx, w.checkTimeout+restoreTimeout)
+	limited, cancel := context.WithTimeout(ctx, checkTimeout+restoreTimeout)
 	defer cancel()
-	outcome, err = w.d.restorer.units.RunTransient(limited, systemd.Transient{Name: name, Command: spec.Check, Timeout: w.checkTimeout,
+	outcome, err = w.d.restorer.units.RunTransient(limited, systemd.Transient{Name: name, Command: spec.Check, Timeout: checkTimeout,
 		Description: "Check of the configuration of " + strings.Join(units, ", ")})
 	switch {
 	case err != nil && (systemd.Unanswered(err) || errors.Is(err, systemd.ErrBusy) || errors.Is(err, systemd.ErrExists)):
-		return "", err
+		return "", "", err
 	case err != nil: // systemd cannot run it
-		return err.Error(), nil
-	case outcome == "timeout":
-		outcome = fmt.Sprintf("did not end within %s, and was ended", w.checkTimeout)
-	case outcome != "":
-		outcome = "says " + outcome
-	default:
-		return "", nil
+		return err.Error(), err.Error(), nil
+	case outcome == "":
+		return "", "", nil
 	}
-	return fmt.Sprintf("%s %s (journalctl -u %s)", spec.Check[0], outcome, name), nil
+	says = "says " + outcome
+	if outcome == "timeout" {
+		says = fmt.Sprintf("did not end within %s, and was ended", checkTimeout)
+	}
+	return outcome, fmt.Sprintf("%s %s (journalctl -u %s)", spec.Check[0], says, name), nil
 }
 
 // isStopped says whether somebody has stopped a unit, or is doing so; some fail over that.

@@ -1,0 +1,230 @@
+package daemon
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/godbus/dbus/v5"
+
+	"github.com/checkprocd/checkprocd/pkg/config"
+	"github.com/checkprocd/checkprocd/pkg/control"
+	"github.com/checkprocd/checkprocd/pkg/guard"
+)
+
+// carrier is a daemon with a rule that watches a file for services that had it before the daemon began; their processes
+// have ended since.
+type carrier struct {
+	*guardian
+	t    *testing.T
+	m    *pid1
+	cfg  config.Config
+	file string
+}
+
+func carry(t *testing.T, w config.Watch, units ...string) *carrier {
+	t.Helper()
+	c := &carrier{t: t, m: fakeBus(t), cfg: testConfig(t)}
+	c.file = filepath.Join(c.cfg.RuntimeDir, "a.conf")
+	c.write("0")
+	w.Files, w.Settle, w.Blame = []string{c.file}, 100*time.Millisecond, time.Second
+	c.cfg.Rules = []config.Rule{{Match: config.Match{Name: "x*"}, Watch: w}}
+	known := map[string]*watchedUnit{}
+	for _, unit := range units {
+		c.m.set(unit, "loaded", "active", 7)
+		known[unit] = &watchedUnit{Names: []string{"x " + unit}}
+	}
+	text, err := json.Marshal(map[string]*watchedRule{fmt.Sprintf("%q %q", c.cfg.Rules[0].Match, c.cfg.Rules[0].Watch): {Units: known}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(c.cfg.RuntimeDir, "watched"), text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.begin()
+	return c
+}
+
+func (c *carrier) begin() {
+	c.t.Helper()
+	c.guardian = embed(c.t, c.cfg)
+	c.await(only(guard.EvActing))
+	c.settled()
+}
+
+// settled waits until the first look at the file is over.
+func (c *carrier) settled() {
+	c.t.Helper()
+	eventually(c.t, "it is remembered what is in force", func() bool {
+		text, err := os.ReadFile(filepath.Join(c.cfg.RuntimeDir, "watched"))
+		var all map[string]*watchedRule
+		if err != nil || json.Unmarshal(text, &all) != nil {
+			return false
+		}
+		for _, r := range all {
+			if r.Files != nil {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+func (c *carrier) write(text string) {
+	c.t.Helper()
+	if err := os.WriteFile(c.file, []byte(text), 0o644); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// asks waits until systemd has been asked for these, and sees that nothing follows.
+func (c *carrier) asks(want ...string) {
+	c.t.Helper()
+	eventually(c.t, fmt.Sprintf("systemd is asked for %q", want), func() bool { return len(c.m.calls()) >= len(want) })
+	settle(2*heldLook + 500*time.Millisecond)
+	if got := c.m.calls(); !slices.Equal(got, want) {
+		c.t.Fatalf("asked for %q, want %q", got, want)
+	}
+}
+
+// TestCarryWithoutBus: while systemd cannot be asked a change is neither refused nor blamed: it waits, and is carried once.
+func TestCarryWithoutBus(t *testing.T) {
+	if namespaces(t) {
+		return
+	}
+	c := carry(t, config.Watch{Check: []string{"/bin/check"}}, "a.service")
+	if _, err := c.m.conn.ReleaseName("org.freedesktop.systemd1"); err != nil {
+		t.Fatal(err)
+	}
+	c.write("1")
+	c.await(only(evConfigDelayed))
+	c.write("2")
+	settle(time.Second)
+	c.none(only(evConfigBlamed), only(evConfigCheckFailed), only(evConfigApplied))
+	if _, err := c.m.conn.RequestName("org.freedesktop.systemd1", 0); err != nil {
+		t.Fatal(err)
+	}
+	c.await(only(evConfigApplied))
+	calls := c.m.calls()
+	if len(calls) != 2 || calls[1] != "reload a.service" {
+		t.Errorf("%q", calls)
+	}
+	c.none(only(evConfigBlamed), only(evConfigCheckFailed))
+}
+
+// TestCarryAfterHold: what is held does not take a change, the others do; it takes the newest one, once, when it is let go,
+// also after a restart of the guard.
+func TestCarryAfterHold(t *testing.T) {
+	if namespaces(t) {
+		return
+	}
+	c := carry(t, config.Watch{}, "a.service", "b.service")
+	c.hold(control.HoldRequest{Name: "x a*"}, time.Hour)
+	c.write("1")
+	c.await(want{event: evConfigChanged, text: "reload of b.service; waiting: a.service"})
+	c.asks("reload b.service")
+	c.write("2")
+	c.asks("reload b.service", "reload b.service")
+	c.stop()
+	c.begin()
+	c.asks("reload b.service", "reload b.service")
+	c.release(control.Selector{Name: "x a*"})
+	c.asks("reload b.service", "reload b.service", "reload a.service")
+	// All are paused, and it goes back to what is in force: nothing is left to do.
+	c.hold(control.HoldRequest{All: true}, time.Hour)
+	c.write("3")
+	c.await(want{event: evConfigChanged, text: "b.service (x b.service) is held"})
+	c.write("2")
+	c.await(want{event: evConfigChanged, text: "nothing is to be done"})
+	c.release(control.Selector{All: true})
+	c.asks("reload b.service", "reload b.service", "reload a.service")
+}
+
+// TestCarryAgainstJobs: a job of somebody else is waited for, and a unit that somebody stops is left so.
+func TestCarryAgainstJobs(t *testing.T) {
+	if namespaces(t) {
+		return
+	}
+	c := carry(t, config.Watch{Action: config.WatchRestart}, "a.service")
+	c.m.mu.Lock()
+	c.m.busy["a.service"] = true
+	c.m.mu.Unlock()
+	c.write("1")
+	c.await(only(evConfigChanged))
+	c.asks()
+	c.m.mu.Lock()
+	c.m.busy["a.service"] = false
+	c.m.mu.Unlock()
+	c.asks("restart a.service")
+	// Five starts in ten minutes, whatever the cause.
+	for n := 2; n <= 5; n++ {
+		c.write(fmt.Sprint(n))
+		c.awaitNth(only(evConfigApplied), n)
+	}
+	c.write("6")
+	c.await(want{event: evConfigDelayed, text: "started too often"})
+	if n := len(c.m.calls()); n != 5 {
+		t.Errorf("%d starts", n)
+	}
+	c.m.set("a.service", "loaded", "inactive", 7)
+	c.await(want{event: evConfigApplied, text: "is inactive"})
+	if n := len(c.m.calls()); n != 5 {
+		t.Errorf("%d starts", n)
+	}
+}
+
+// TestCarryThatFails: a unit that does not come up with its new configuration is blamed, and started again as one that
+// crashed.
+func TestCarryThatFails(t *testing.T) {
+	if namespaces(t) {
+		return
+	}
+	c := carry(t, config.Watch{Action: config.WatchRestart}, "a.service")
+	c.m.mu.Lock()
+	c.m.result["a.service"] = "failed"
+	c.m.units["a.service"]["ActiveState"] = dbus.MakeVariant("failed")
+	c.m.mu.Unlock()
+	c.write("1")
+	c.await(only(evConfigBlamed))
+	c.await(want{event: guard.EvRestoreFailed, text: "its start job ended as failed"})
+	c.none(only(evConfigApplied))
+	if got := c.m.calls(); !slices.Equal(got, []string{"start a.service", "start a.service"}) {
+		t.Errorf("%q", got)
+	}
+}
+
+// TestCheckThatHangs is what is said of a check that takes too long, and of one that cannot be asked for.
+func TestCheckThatHangs(t *testing.T) {
+	m := fakeBus(t)
+	d := &Daemon{restorer: newRestorer(func(guard.Observation) {})}
+	defer d.restorer.units.Close()
+	w := newWatches(d)
+	spec := config.Watch{Check: []string{"/bin/check"}}
+	for result, want := range map[string]string{"": "", "failed": "/bin/check says its job ended as failed"} {
+		m.mu.Lock()
+		m.all = result
+		m.mu.Unlock()
+		_, got, err := w.check(t.Context(), spec, []string{"a.service"})
+		if err != nil || !strings.HasPrefix(got, want) || (got == "") != (want == "") {
+			t.Errorf("%q: %q, %v", result, got, err)
+		}
+	}
+	m.mu.Lock()
+	m.timeout = true
+	m.mu.Unlock()
+	if outcome, got, err := w.check(t.Context(), spec, []string{"a.service"}); err != nil || outcome != "timeout" || !strings.HasPrefix(got, "/bin/check did not end within 1m0s, and was ended (") {
+		t.Errorf("%q, %v", got, err)
+	}
+	names := map[string]bool{}
+	for _, call := range m.calls() {
+		names[call[len(call)-30:]] = true
+	}
+	if len(names) != 3 {
+		t.Errorf("%q", m.calls())
+	}
+}

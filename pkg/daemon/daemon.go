@@ -31,7 +31,7 @@ type Options struct {
 	Version    string
 	Hangup     <-chan os.Signal // each one is a reload; nil: none
 	Stderr     *os.File         // console or JSON lines; nil: os.Stderr
-	Ready      func()           // called beside the loop once READY=1 is on its way; nil: nothing
+	Tidy       func()           // called beside the loop once READY=1 is on its way, and after many targets came or went; nil: nothing
 }
 
 // Daemon guards until its context ends. See Run.
@@ -74,6 +74,7 @@ type Daemon struct {
 	scan      scanCost
 	tally     guard.Tally
 	ready     bool
+	tidy      tidy
 	saved     savedState
 	lockSeen  lockView
 	lost      map[string]string // what is degraded, by its key: said once for each text

@@ -80,7 +80,7 @@ func (d *Daemon) turn(now time.Duration, exited []uint64) time.Duration {
 		d.scan.count++
 		d.scan.last = process.Now() - now
 		d.scan.max = max(d.scan.max, d.scan.last)
-		d.tell()
+		d.tell(now)
 	}
 	d.saved.behind = d.saved.behind || decided
 	if len(d.ladders) > 0 || len(d.limitJobs) > 0 || d.saved.behind && now >= d.saved.rest || scan && now-d.saved.at >= saveEvery {
@@ -122,18 +122,21 @@ func (d *Daemon) decide(now time.Duration) (decided bool) {
 }
 
 // tell keeps the status line of systemd up to date, and says READY=1 once.
-func (d *Daemon) tell() {
+func (d *Daemon) tell(now time.Duration) {
 	n := d.guard.Tally()
+	if d.tidy.due(now, n.Targets) && d.ready && d.opts.Tidy != nil {
+		d.side(d.opts.Tidy)
+	}
 	if d.ready && n == d.tally {
 		return
 	}
 	d.tally = n
 	line := statusLine(n, d.notActing())
 	if !d.ready {
-		d.ready = true
+		d.ready, d.tidy.from = true, n.Targets
 		d.notify.Ready(line)
-		if d.opts.Ready != nil {
-			d.side(d.opts.Ready)
+		if d.opts.Tidy != nil {
+			d.side(d.opts.Tidy)
 		}
 		return
 	}

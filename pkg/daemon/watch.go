@@ -497,7 +497,8 @@ func (w *watches) apply(ctx context.Context, key, unit, name string, spec config
 		}
 	default:
 		if _, ok := was.asked[unit]; !ok {
-			if wait, err := w.takeStart(ctx, unit, name, files, was); err != nil || wait > 0 {
+			down := before.Active == "failed" || before.Active == "activating"
+			if wait, err := w.takeStart(ctx, unit, name, files, down, was); err != nil || wait > 0 {
 				return wait, err
 			}
 		}
@@ -541,9 +542,9 @@ func (w *watches) apply(ctx context.Context, key, unit, name string, spec config
 
 // takeStart takes a start from the budget that all causes share, and says how long to wait
 // where there is none.
-func (w *watches) takeStart(ctx context.Context, unit, name, files string, was *carrying) (wait time.Duration, err error) {
+func (w *watches) takeStart(ctx context.Context, unit, name, files string, down bool, was *carrying) (wait time.Duration, err error) {
 	err = w.d.inLoop(ctx, func() {
-		wait = w.d.guard.TakeStart(name, unit)
+		wait = w.d.guard.TakeStart(name, unit, down)
 		w.d.saved.behind = true
 		const text = "too many starts"
 		if wait > 0 && was.trouble != text {

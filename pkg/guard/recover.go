@@ -404,10 +404,10 @@ func (g *Guard) startFailed(r *recovery, p *config.Policy, e *Event) {
 }
 
 // TakeStart takes a start from the budget of a unit that is to be started anew because
-// of its configuration, and says how long to wait where there is none left. That the
-// unit is given up is no obstacle: it is another one by now. Where the budget has room,
-// it begins anew.
-func (g *Guard) TakeStart(name, unit string) (wait time.Duration) {
+// of its configuration, and says how long to wait where there is none left. One that is
+// down is started whatever its budget says: it has failed with the former one, perhaps,
+// and has nothing to lose. That it is given up is over then.
+func (g *Guard) TakeStart(name, unit string, down bool) (wait time.Duration) {
 	p := g.cfg.Policy(name, "", unit)
 	g.pruneBudgets()
 	if len(g.budgets) >= maxBudgets {
@@ -415,7 +415,7 @@ func (g *Guard) TakeStart(name, unit string) (wait time.Duration) {
 	}
 	r := recovery{name: name, unit: unit}
 	b := g.budgetOf(&r, &p)
-	if b.within(p.Window, g.clock.attn) >= p.Attempts {
+	if !down && b.within(p.Window, g.clock.attn) >= p.Attempts {
 		return max(b.starts[max(0, len(b.starts)-p.Attempts)]+p.Window-g.clock.attn, time.Second)
 	}
 	if b.given {
@@ -423,7 +423,7 @@ func (g *Guard) TakeStart(name, unit string) (wait time.Duration) {
 		g.told = append(g.told, g.renewAll("its configuration has changed", func(o *budget) bool { return o == b })...)
 		b.starts = starts
 	}
-	b.take(&r, p.Window, p.Attempts, g.clock.attn)
+	b.add(&r, g.clock.attn)
 	return 0
 }
 
@@ -476,10 +476,14 @@ func (b *budget) take(r *recovery, window time.Duration, attempts int, now time.
 	if b.given || b.within(window, now) >= attempts {
 		return false
 	}
+	b.add(r, now)
+	return true
+}
+
+func (b *budget) add(r *recovery, now time.Duration) {
 	b.starts = append(b.starts[max(0, len(b.starts)-maxStarts+1):], now)
 	b.streak++
 	b.name, b.last, r.start, r.taken = r.name, now, now, true
-	return true
 }
 
 // succeeded says whether somebody else has started again what ended: a process of that

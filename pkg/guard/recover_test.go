@@ -713,7 +713,7 @@ func TestConfigurationsShare(t *testing.T) {
 	}
 	w.run(sec)
 	for i := range 2 {
-		if wait := w.g.TakeStart("c", "c.service"); wait != 0 {
+		if wait := w.g.TakeStart("c", "c.service", false); wait != 0 {
 			t.Fatalf("start %d waits %v", i, wait)
 		}
 	}
@@ -722,18 +722,21 @@ func TestConfigurationsShare(t *testing.T) {
 	if starts != 3 || len(w.find(EvGaveUp, 0)) != 1 {
 		t.Fatalf("%d starts\n%s", starts, w)
 	}
-	if wait := w.g.TakeStart("c", "c.service"); wait <= 0 || wait > 10*time.Minute {
+	if wait := w.g.TakeStart("c", "c.service", false); wait <= 0 || wait > 10*time.Minute {
 		t.Errorf("one start more than there are: wait %v", wait)
 	}
-	w.run(8 * time.Minute)
-	if wait := w.g.TakeStart("c", "c.service"); wait != 0 {
-		t.Errorf("given up, and the window has room: wait %v", wait)
+	if wait := w.g.TakeStart("c", "c.service", true); wait != 0 || w.g.Tally().GivenUp != 0 {
+		t.Errorf("it is down, and has another configuration: wait %v, %d given up", wait, w.g.Tally().GivenUp)
 	}
-	if w.g.Tally().GivenUp != 0 {
-		t.Error("it is given up, and has another configuration")
+	// What was taken stays taken: it fails once more, and is given up.
+	w.post(0, UnitStarted{Unit: "c.service", Name: "c", Problem: "its job ended as failed"})
+	w.run(sec)
+	if starts != 3 || len(w.find(EvGaveUp, 0)) != 2 {
+		t.Fatalf("%d starts\n%s", starts, w)
 	}
-	if n := w.g.Recoveries()[0].Starts; n == 0 || n > 5 {
-		t.Errorf("%d starts count", n)
+	w.run(11 * time.Minute)
+	if wait := w.g.TakeStart("c", "c.service", false); wait != 0 {
+		t.Errorf("the window has room: wait %v", wait)
 	}
 }
 
@@ -756,7 +759,7 @@ func TestConfigurationThatFailsLater(t *testing.T) {
 			return RestoreDone{Up: true}
 		}
 		w.run(sec)
-		w.g.TakeStart("c", "c.service")
+		w.g.TakeStart("c", "c.service", false)
 		w.post(0, UnitStarted{Unit: "c.service", Name: "c"})
 		w.run(time.Minute)
 		if n := len(w.asked); n != map[string]int{"comes back": 1}[name] {

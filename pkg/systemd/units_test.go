@@ -226,6 +226,12 @@ func (m *manager) pin(what string) *dbus.Error {
 	return nil
 }
 
+func (m *manager) pins() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.pinned)
+}
+
 // TestPins: once each, and anew when the bus was away, as pins end with their connection.
 func TestPins(t *testing.T) {
 	b := newBus(t)
@@ -242,8 +248,8 @@ func TestPins(t *testing.T) {
 	do(u.Unpin, "b.service")
 	do(u.Pin, "c.service")
 	do(u.Unpin, "c.service")
-	if want := []string{"ref a.service", "ref c.service", "unref c.service"}; !slices.Equal(m.pinned, want) {
-		t.Errorf("%q", m.pinned)
+	if got := m.pins(); !slices.Equal(got, []string{"ref a.service", "ref c.service", "unref c.service"}) {
+		t.Errorf("%q", got)
 	}
 	b.stop()
 	for end := time.Now().Add(patience); u.pins.conn.Connected(); time.Sleep(time.Millisecond) {
@@ -257,8 +263,8 @@ func TestPins(t *testing.T) {
 	b.start(t)
 	m = newManager(t)
 	do(u.Pin, "a.service")
-	if !slices.Equal(m.pinned, []string{"ref a.service"}) {
-		t.Errorf("%q", m.pinned)
+	if got := m.pins(); !slices.Equal(got, []string{"ref a.service"}) {
+		t.Errorf("%q", got)
 	}
 }
 

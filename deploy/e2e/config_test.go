@@ -17,6 +17,12 @@ hang) exec /usr/lib/rig/client --name "$1" --timeout 2 --beat 300 --beats 5 ;;
 esac
 exec /usr/lib/rig/client --name "$1" --timeout 3 --beat 300
 `
+	// appNotify is of Type=notify, and fails in its start when the file says so.
+	appNotify = `#!/bin/sh
+grep -q ^mode=broken "$2" && exit 4
+systemd-notify --ready
+exec /usr/lib/rig/client --name "$1" --timeout 3 --beat 300
+`
 	appReload = `#!/bin/sh
 grep -q ^mode=refuse "$1" && exit 1
 cp "$1" "$RUNTIME_DIRECTORY/loaded"
@@ -41,12 +47,17 @@ func TestConfigurationOfServices(t *testing.T) {
 			return fmt.Sprintf("[[rule]]\nmatch = { unit = %q }\nwatch = { files = [ %q ], settle = \"500ms\", blame = \"30s\"%s }\n", unit+".service", files, more)
 		}
 		m := bootInstalled(t, root, Files{
-			"/usr/lib/rig/app": app, "/usr/lib/rig/app-reload": appReload, "/usr/lib/rig/app-check": appCheck,
+			"/usr/lib/rig/app-notify": appNotify,
+			"/usr/lib/rig/app":        app, "/usr/lib/rig/app-reload": appReload, "/usr/lib/rig/app-check": appCheck,
 			"/etc/app/reloaded.conf":                "mode=one\n",
 			"/etc/app/restarted/1/conf":             "mode=one\n",
 			"/etc/app/hangs.conf":                   "mode=one\n",
 			"/etc/app/safe.conf":                    "mode=one\n",
 			"/etc/app/fails.conf":                   "mode=one\n",
+			"/etc/app/checked.conf":                 "mode=one\n",
+			"/etc/app/breaks.conf":                  "mode=one\n",
+			"/etc/systemd/system/checked.service":   appService("/etc/app/checked.conf"),
+			"/etc/systemd/system/breaks.service":    service("/usr/lib/rig/app-notify %N /etc/app/breaks.conf", "Type=notify", "NotifyAccess=all"),
 			"/etc/systemd/system/fails.service":     appService("/etc/app/fails.conf"),
 			"/etc/systemd/system/reloaded.service":  appService("/etc/app/reloaded.conf"),
 			"/etc/systemd/system/restarted.service": appService("/etc/app/restarted/conf", "Restart=on-failure", "RestartSec=100ms"),
@@ -57,11 +68,13 @@ func TestConfigurationOfServices(t *testing.T) {
 				rule("restarted", "/etc/app/restarted/conf", `, action = "restart"`) +
 				rule("hangs", "/etc/app/hang*.conf", `, action = "restart"`) +
 				rule("fails", "/etc/app/fails.conf", `, action = "restart"`) +
-				rule("safe", "/etc/app/safe.conf", `, action = "restart"`),
+				rule("safe", "/etc/app/safe.conf", `, action = "restart"`) +
+				rule("checked", "/etc/app/checked.conf", `, check = [ "/bin/sh", "-c", "trap '' TERM; while :; do sleep 1000; done" ]`) +
+				rule("breaks", "/etc/app/breaks.conf", `, action = "restart"`) + "[recovery]\nwait = \"1s\"\nattempts = 3\n",
 		})
 		m.Run("cd /etc/app/restarted && ln -s 1 ..data && ln -s ..data/conf conf")
-		m.Run("systemctl start checkprocd reloaded restarted hangs safe fails")
-		m.waitGuarded(5)
+		m.Run("systemctl start checkprocd reloaded restarted hangs safe fails checked breaks")
+		m.waitGuarded(7)
 		pid := map[string]string{}
 		for _, name := range []string{"reloaded", "restarted", "hangs", "safe"} {
 			pid[name] = m.mainPID(name)
@@ -75,6 +88,15 @@ func TestConfigurationOfServices(t *testing.T) {
 				}
 			}
 		}
+
+		// A check that hangs, and does not care for SIGTERM: what comes of it is seen at the end. A pause holds what follows.
+		m.WriteFile("/etc/app/checked.conf", "mode=two\n")
+		m.awaitEvent("config-changed", about("checked"))
+		m.Run("checkprocctl pause --for 10m")
+		m.Run("sed -i s/one/paused/ /etc/app/reloaded.conf")
+		says(m.awaitEvent("config-changed", Fields{"CHECKPROC_REASON": "/etc/app/reloaded.conf"}), "waiting: reloaded.service")
+		m.Run("systemctl restart checkprocd; sed -i s/paused/one/ /etc/app/reloaded.conf; sleep 3; checkprocctl resume")
+		m.Mark()
 
 		// A good change by an editor: reloaded, the same process.
 		m.Run("sed -i s/one/two/ /etc/app/reloaded.conf")
@@ -145,6 +167,20 @@ func TestConfigurationOfServices(t *testing.T) {
 			t.Errorf("%s: a stopped service is %s after a change", root, got)
 		}
 
+		// One that does not come up: it is tried again within its budget, and a good one is taken at once all the same.
+		m.Mark()
+		m.WriteFile("/etc/app/breaks.conf", "mode=broken\n")
+		says(m.awaitEvent("config-blamed", about("breaks")), "its job ended as failed", "/etc/app/breaks.conf")
+		m.awaitEvent("gave-up", about("breaks"))
+		if got := m.events("restore-failed", about("breaks")); len(got) != 2 {
+			t.Errorf("%s: of three starts one was for the configuration: %v", root, got)
+		}
+		m.Mark()
+		m.WriteFile("/etc/app/breaks.conf", "mode=mended\n")
+		m.awaitEvent("config-applied", about("breaks"))
+		m.awaitEvent("retrying", about("breaks"))
+		m.WaitUnit("breaks", "active")
+
 		// What is protected is not touched, and the same text is no change.
 		m.Mark()
 		m.Run("echo mode=two >/etc/app/safe.conf; cp /etc/app/restarted/3/conf /etc/app/same && mv /etc/app/same /etc/app/restarted/3/conf")
@@ -154,6 +190,15 @@ func TestConfigurationOfServices(t *testing.T) {
 		}
 		if got := m.events("config-changed", about("restarted")); len(got) != 0 {
 			t.Errorf("%s: %v", root, got)
+		}
+		m.Wait("the check that hangs is ended", func() bool {
+			return len(m.Journal("CHECKPROC_EVENT=config-check-failed", "CHECKPROC_UNIT=checked.service")) > 0
+		})
+		r = m.Journal("CHECKPROC_EVENT=config-check-failed", "CHECKPROC_UNIT=checked.service")[0]
+		m.check(r, Fields{"CHECKPROC_REASON": "timeout"})
+		says(r, "did not end within 1m0s, and was ended")
+		if out := m.Run("systemctl list-units --all --plain --no-legend 'checkprocd-check*'; systemctl --failed --plain --no-legend 'checkprocd*'"); out != "" {
+			t.Errorf("%s: the check is left behind: %s", root, out)
 		}
 	})
 }

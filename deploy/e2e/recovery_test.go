@@ -174,3 +174,67 @@ func TestRecovery(t *testing.T) {
 		}
 	})
 }
+
+// TestOperatorsWord has operators stop and mask at the wrong moments: that stands. What was started and fails before it
+// registers is noticed, and nothing is left behind of it.
+func TestOperatorsWord(t *testing.T) {
+	eachSystemd(t, func(t *testing.T, root string) {
+		bound := func(to string) string {
+			return "[Unit]\nBindsTo=" + to + ".service\nAfter=" + to + ".service\n" + strings.TrimPrefix(service("/bin/sleep infinity"), "[Unit]\n")
+		}
+		m := bootInstalled(t, root, Files{
+			"/etc/checkprocd/conf.d/recovery.toml": "interval = \"200ms\"\n" + noPressure + "[recovery]\nwait = \"3s\"\ncap = \"3s\"\nattempts = 3\n" +
+				"[[rule]]\nmatch = { name = \"lead\" }\nthen = [\"tied.service\", \"stopped.service\", \"stopped-later.service\"]\n" +
+				"[[rule]]\nmatch = { name = \"mute\" }\nrestart = { command = [\"/bin/sh\", \"-c\", \"sleep 4; exit 3\"], user = \"daemon\" }\n",
+			"/etc/systemd/system/lead.service":          service(beats("lead")),
+			"/etc/systemd/system/tied.service":          bound("lead"),
+			"/etc/systemd/system/stopped.service":       bound("lead"),
+			"/etc/systemd/system/stopped-later.service": service("/bin/sleep infinity"),
+			"/usr/lib/systemd/system/masked.service":    service(beats("masked")),
+			"/etc/systemd/system/removed.service":       service(beats("removed")),
+			"/etc/systemd/system/once.service":          service("/usr/lib/rig/once"),
+			"/usr/lib/rig/once":                         "#!/bin/sh\nmkdir /run/once 2>/dev/null && exec " + beats("once") + "\nsleep 4; exit 5\n",
+		})
+		m.startGuard()
+		m.Run("systemctl start lead tied stopped stopped-later masked removed once")
+		m.Run("setsid runuser -u daemon -- " + beats("mute") + " >/dev/null 2>&1 </dev/null &")
+		m.waitGuarded(5)
+		tied := m.mainPID("tied")
+		m.Run("systemctl stop stopped")
+		mute := m.list()["mute"].PID
+		m.Run("systemctl kill --signal=SEGV --kill-who=main lead masked removed once; sleep 1")
+		m.Run(fmt.Sprintf("kill -SEGV %d; systemctl stop stopped-later; systemctl mask masked; rm /etc/systemd/system/removed.service; systemctl daemon-reload", mute))
+
+		m.awaitEvent("restored", Fields{"CHECKPROC_UNIT": "lead.service"})
+		m.awaitEvent("restored", Fields{"CHECKPROC_UNIT": "tied.service"})
+		for unit, state := range map[string]string{"lead": "active", "tied": "active", "stopped": "inactive", "stopped-later": "inactive"} {
+			m.WaitUnit(unit, state)
+		}
+		if got := m.mainPID("tied"); got == tied || got == "0" {
+			t.Errorf("%s: tied has pid %s, had %s", root, got, tied)
+		}
+
+		// Neither process ever registers: each start counts, and three are enough.
+		r := m.awaitEvent("restore-failed", Fields{"CHECKPROC_UNIT": "once.service"})
+		if !strings.Contains(r["MESSAGE"], "nobody in it has registered: it failed: exit status 5") {
+			t.Errorf("%s: %s", root, r["MESSAGE"])
+		}
+		m.awaitEvent("gave-up", Fields{"CHECKPROC_NAME": "once"})
+		r = m.awaitEvent("restore-failed", Fields{"CHECKPROC_NAME": "mute"})
+		if !strings.Contains(r["MESSAGE"], "nobody in it has registered: it failed: exit status 3") {
+			t.Errorf("%s: %s", root, r["MESSAGE"])
+		}
+		m.awaitEvent("gave-up", Fields{"CHECKPROC_NAME": "mute"})
+		if out := m.Run("systemctl list-units --all --plain --no-legend 'checkprocd-run*'"); out != "" {
+			t.Errorf("%s: commands are left behind: %s", root, out)
+		}
+		for _, unit := range []string{"stopped", "stopped-later", "masked", "removed"} {
+			if got := m.Property(unit, "ActiveState"); got == "active" || got == "activating" {
+				t.Errorf("%s: %s is %s", root, unit, got)
+			}
+			if got := m.Journal("CHECKPROC_EVENT=restored", "CHECKPROC_UNIT="+unit+".service"); len(got) != 0 {
+				t.Errorf("%s: %s: %v", root, unit, got)
+			}
+		}
+	})
+}

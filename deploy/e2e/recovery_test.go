@@ -193,7 +193,7 @@ func TestOperatorsWord(t *testing.T) {
 			"/usr/lib/systemd/system/masked.service":    service(beats("masked")),
 			"/etc/systemd/system/removed.service":       service(beats("removed")),
 			"/etc/systemd/system/once.service":          service("/usr/lib/rig/once"),
-			"/usr/lib/rig/once":                         "#!/bin/sh\nmkdir /run/once 2>/dev/null && exec " + beats("once") + "\nsleep 4; exit 5\n",
+			"/usr/lib/rig/once":                         "#!/bin/sh\nmkdir /tmp/once 2>/dev/null && exec " + beats("once") + "\nsleep 4; exit 5\n",
 		})
 		m.startGuard()
 		m.Run("systemctl start lead tied stopped stopped-later masked removed once")

@@ -209,7 +209,7 @@ func (r *restorer) leaving(ctx context.Context, out *guard.RestoreDone) bool {
 		out.Failed, out.Unasked, out.Reason = true, true, err.Error()
 		return true
 	} else if is {
-		out.Reason = "the system goes down"
+		out.Reason = "the system goes down, or is in rescue mode"
 		return true
 	}
 	return false
@@ -311,6 +311,8 @@ func mayStart(x guard.RestoreUnit, s systemd.UnitState, main bool, out *guard.Re
 		out.Reason = "it was being stopped: " + s.Active
 	case (x.Crashed || s.ExecMainPID != 0 && s.ExecMainPID != x.PID) && !s.Crashed():
 		out.Reason = "it was stopped: " + s.Active // by somebody who wants it to be
+	case s.Dropped():
+		out.Reason = "it was stopped before systemd restarted it"
 	case s.OfConnection(x.Unit):
 		out.Reason = "its socket starts it, for each connection"
 	default:
@@ -429,9 +431,14 @@ func (r *restorer) restart(ctx context.Context, x guard.RestartUnit) guard.Resto
 }
 
 // fellWith says whether a unit that is down was stopped together with the one that it
-// follows and needs: when that one's process ended, or when the last of it had. One that
-// systemd knows nothing of has not run since this guard began.
+// follows and needs: when that fell last, or at that end, where it has fallen again since.
+// One that systemd knows nothing of has not run since this guard began.
 func fellWith(s, first systemd.UnitState, x guard.RestartUnit) bool {
-	return slices.Contains(s.Needs, x.After) && s.Left > 0 && s.Left >= x.Ended-alike &&
-		(s.Left <= x.Ended+fallTime || s.Left >= first.Fell-alike && s.Left <= first.Fell+alike)
+	switch {
+	case !slices.Contains(s.Needs, x.After) || s.Left == 0:
+		return false
+	case s.Left >= first.Fell && s.Left <= first.Fell+alike:
+		return true
+	}
+	return first.Fell > x.Ended+fallTime && s.Left >= x.Ended-alike && s.Left <= x.Ended+fallTime
 }

@@ -35,6 +35,7 @@ func TestMayStart(t *testing.T) {
 	again.ExecMainPID = 43
 	stopped := again
 	stopped.Active, stopped.Result = "inactive", "success"
+	dropped := ended("inactive", "signal", 10, 9) // a stop of one that waits for its restart leaves the result
 	forgotten := systemd.UnitState{Load: "loaded", Active: "inactive"}
 	command := &config.Command{Args: []string{"/bin/x"}}
 	by, crash, perhaps := guard.RestoreUnit{PID: pid, Sure: true}, guard.RestoreUnit{PID: pid, Crashed: true, Sure: true}, guard.RestoreUnit{PID: pid, Crashed: true}
@@ -53,6 +54,7 @@ func TestMayStart(t *testing.T) {
 		{"ended, forgotten", by, forgotten, true, true, guard.RestoreDone{Reason: "it was inactive"}},
 		{"ended, systemd gave up", by, again, true, true, guard.RestoreDone{Reason: "it was failed"}},
 		{"ended, and stopped since", by, stopped, true, false, guard.RestoreDone{Reason: "it was stopped: inactive"}},
+		{"ended, and stopped before systemd restarted it", by, dropped, true, false, guard.RestoreDone{Reason: "it was stopped before systemd restarted it"}},
 		{"no main process", by, ended("inactive", "success", 10, 9), false, false, guard.RestoreDone{Reason: "pid 42 was not its main process"}},
 		{"systemd restarts", by, systemd.UnitState{Load: "loaded", Active: "activating", ExecMainPID: pid}, true, false, guard.RestoreDone{Coming: true, Reason: "systemd restarts it: activating"}},
 		{"a job", by, job, true, false, guard.RestoreDone{Coming: true, Reason: "systemd restarts it: failed"}},
@@ -178,10 +180,20 @@ func (m *pid1) set(unit, load, active string, main uint32) {
 	defer m.mu.Unlock()
 	m.units[unit] = map[string]dbus.Variant{
 		"LoadState": dbus.MakeVariant(load), "ActiveState": dbus.MakeVariant(active), "MainPID": dbus.MakeVariant(uint32(0)),
-		"ExecMainPID": dbus.MakeVariant(main), "Result": dbus.MakeVariant(map[bool]string{false: "exit-code", true: "timeout"}[m.timeout]), "ActiveExitTimestampMonotonic": dbus.MakeVariant(uint64(10)),
+		"ExecMainPID": dbus.MakeVariant(main), "Result": dbus.MakeVariant(resultOf(active, m.timeout)), "ActiveExitTimestampMonotonic": dbus.MakeVariant(uint64(10)),
 		"ExecMainExitTimestampMonotonic": dbus.MakeVariant(uint64(9)),
 	}
 	_ = m.conn.Export(unitOf{m, unit}, dbus.ObjectPath("/org/freedesktop/systemd1/unit/"+sddbus.PathBusEscape(unit)), "org.freedesktop.DBus.Properties")
+}
+
+func resultOf(active string, timeout bool) string {
+	switch {
+	case active == "inactive":
+		return "success"
+	case timeout:
+		return "timeout"
+	}
+	return "exit-code"
 }
 
 // unitOf answers for one unit.
@@ -290,6 +302,13 @@ func TestRestorer(t *testing.T) {
 	}
 	m.set("a.service", "loaded", "active", 42)
 	property("a.service", "InactiveEnterTimestampMonotonic", uint64(160*s))
+	m.set("c.service", "loaded", "active", 42)
+	property("c.service", "InactiveEnterTimestampMonotonic", uint64(100*s))
+	for unit, left := range map[string]uint64{"just-before.service": 100*s - 1, "with.service": 100*s + 1} {
+		m.set(unit, "loaded", "inactive", 0)
+		property(unit, "ActiveExitTimestampMonotonic", left)
+		property(unit, "PartOf", []string{"c.service"})
+	}
 	for unit, active := range map[string]string{"busy.service": "active", "stops.service": "deactivating", "comes.service": "activating", "busy-down.service": "failed", "echo@1.service": "failed"} {
 		m.set(unit, "loaded", active, 42)
 	}
@@ -335,6 +354,8 @@ func TestRestorer(t *testing.T) {
 		{guard.RestartUnit{Unit: "bound.service"}, guard.RestoreDone{Started: true, Reason: "it was inactive"}},
 		{guard.RestartUnit{Unit: "late.service"}, guard.RestoreDone{Started: true, Reason: "it was inactive"}}, // with the last of it
 		{guard.RestartUnit{Unit: "stopped-later.service"}, stopped},
+		{guard.RestartUnit{Unit: "just-before.service", After: "c.service"}, stopped},
+		{guard.RestartUnit{Unit: "with.service", After: "c.service"}, guard.RestoreDone{Started: true, Reason: "it was inactive"}},
 		{guard.RestartUnit{Unit: "stopped-before.service"}, stopped},
 		{guard.RestartUnit{Unit: "unknown.service"}, stopped}, // it has not run for as long as it is known
 		{guard.RestartUnit{Unit: "free.service"}, stopped},    // nothing but somebody stops it
@@ -343,7 +364,7 @@ func TestRestorer(t *testing.T) {
 		{guard.RestartUnit{Unit: "comes.service"}, guard.RestoreDone{Reason: "somebody else starts or stops it: it is activating"}},
 		{guard.RestartUnit{Unit: "gone.service"}, guard.RestoreDone{Failed: true, Reason: "it is not-found"}},
 	} {
-		tt.x.After, tt.x.Ended = "a.service", ended
+		tt.x.After, tt.x.Ended = gocmp.Or(tt.x.After, "a.service"), ended
 		tt.x.PID, tt.want.PID, tt.want.Unit = 42, 42, tt.x.Unit
 		if diff := cmp.Diff(tt.want, r.restart(ctx, tt.x)); diff != "" {
 			t.Errorf("%+v: %s", tt.x, diff)
@@ -351,7 +372,7 @@ func TestRestorer(t *testing.T) {
 	}
 	want := []string{"start down.service", "start bad.service", "start flap.service",
 		"run Type=exec Description=x, started again by the process guard ExecStart=[[/bin/x [/bin/x a b] false]] CollectMode=inactive-or-failed User=idc " + as,
-		"restart b.service", "start failed.service", "start bound.service", "start late.service"}
+		"restart b.service", "start failed.service", "start bound.service", "start late.service", "start with.service"}
 	if diff := cmp.Diff(want, m.calls()); diff != "" {
 		t.Error(diff)
 	}
@@ -360,7 +381,7 @@ func TestRestorer(t *testing.T) {
 	m.state = "stopping"
 	m.mu.Unlock()
 	for _, got := range []guard.RestoreDone{r.restore(ctx, guard.RestoreUnit{Unit: "bad.service", PID: 42}), r.restart(ctx, guard.RestartUnit{Unit: "b.service", PID: 42})} {
-		if got.Started || got.Failed || got.Reason != "the system goes down" {
+		if got.Started || got.Failed || got.Reason != "the system goes down, or is in rescue mode" {
 			t.Errorf("%+v", got)
 		}
 	}

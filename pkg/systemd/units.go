@@ -40,6 +40,7 @@ type UnitState struct {
 	ExecMainPID  int32  // the last main process, also when it has ended
 	Job          bool   // a job is queued or running
 	Type, Result string // of a service: notify, exec, forking, …; success, exit-code, signal, …
+	Restart      string // of a service: always, on-failure, …; "" where that depends on more than the Result
 	Restarts     uint32 // of a service, by its Restart=, since it was last started otherwise
 	ExitCode     int32  // how the last main process ended: CLD_EXITED, CLD_KILLED, CLD_DUMPED; 0: not yet
 	ExitStatus   int32  // its exit status, or the signal
@@ -77,6 +78,12 @@ func (s UnitState) Crashed() bool {
 // was signalled otherwise: one that stops because of that signal leaves the state active after it.
 func (s UnitState) Stopped(before time.Duration) bool {
 	return s.Left > 0 && s.Left >= s.Begun && s.Left < s.Ended && s.Left < before && !slices.Contains(ownResults, s.Result)
+}
+
+// Dropped reports whether somebody has stopped a service between its end and the restart that systemd owed it: it would
+// have been started again otherwise, or have failed.
+func (s UnitState) Dropped() bool {
+	return s.Down() && s.Active == "inactive" && (s.Result != "success" && s.Result != "" || s.Restart == "always" || s.Restart == "on-success")
 }
 
 // State returns the state of a unit. A unit that does not exist is no error: its Load is not-found.
@@ -155,7 +162,8 @@ var ofTheBus = []string{"org.freedesktop.DBus.Error.NoReply", "org.freedesktop.D
 	"org.freedesktop.DBus.Error.Disconnected", "org.freedesktop.DBus.Error.NoServer", "org.freedesktop.DBus.Error.ServiceUnknown",
 	"org.freedesktop.DBus.Error.NameHasNoOwner", "org.freedesktop.DBus.Error.LimitsExceeded", "org.freedesktop.DBus.Error.NoMemory"}
 
-// Leaving reports whether the system goes down.
+// Leaving reports whether the system goes down, or is in rescue or emergency mode: whoever brings it there wants nothing
+// started.
 func (u *Units) Leaving(ctx context.Context) (bool, error) {
 	conn, err := u.connection(ctx)
 	if err != nil {
@@ -167,7 +175,7 @@ func (u *Units) Leaving(ctx context.Context) (bool, error) {
 		return false, fmt.Errorf("read the state of the system: %w", err)
 	}
 	text, _ := state.Value.Value().(string)
-	return text == "stopping", nil
+	return text == "stopping" || text == "maintenance", nil
 }
 
 // job begins a job and waits for its result.
@@ -310,6 +318,14 @@ func unitState(p map[string]any) UnitState {
 		s.Needs = append(s.Needs, units...)
 	}
 	s.Wakes, _ = p["TriggeredBy"].([]string)
+	s.Restart, _ = p["Restart"].(string)
+	if prevent, ok := p["RestartPreventExitStatus"].([]any); ok { // (aiai): statuses and signals
+		for _, list := range prevent {
+			if list, ok := list.([]int32); !ok || len(list) > 0 {
+				s.Restart = ""
+			}
+		}
+	}
 	s.Fell = time.Duration(fell) * time.Microsecond
 	s.Begun, s.Left, s.Ended = time.Duration(begun)*time.Microsecond, time.Duration(left)*time.Microsecond, time.Duration(ended)*time.Microsecond
 	s.Restarts, _ = p["NRestarts"].(uint32)

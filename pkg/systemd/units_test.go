@@ -284,6 +284,29 @@ func TestUnanswered(t *testing.T) {
 	}
 }
 
+func TestDropped(t *testing.T) {
+	for _, tt := range []struct {
+		active, result, restart string
+		prevent                 []int32
+		want                    bool
+	}{
+		{"inactive", "success", "no", nil, false},
+		{"inactive", "success", "on-failure", nil, false}, // ended by SIGTERM
+		{"inactive", "signal", "on-failure", nil, true},
+		{"inactive", "success", "always", nil, true},
+		{"inactive", "success", "on-success", nil, true},
+		{"inactive", "success", "always", []int32{15}, false},
+		{"failed", "signal", "always", nil, false}, // its start limit is hit
+		{"activating", "signal", "always", nil, false},
+	} {
+		s := unitState(map[string]any{"LoadState": "loaded", "ActiveState": tt.active, "Result": tt.result, "Restart": tt.restart,
+			"RestartPreventExitStatus": []any{[]int32(nil), tt.prevent}})
+		if got := s.Dropped(); got != tt.want {
+			t.Errorf("%+v: %v", tt, got)
+		}
+	}
+}
+
 func TestOfConnection(t *testing.T) {
 	for _, tt := range []struct {
 		unit  string

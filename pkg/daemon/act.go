@@ -83,7 +83,7 @@ func (d *Daemon) act(decision guard.Decision) {
 // identify opens a process and holds it.
 func (d *Daemon) identify(x guard.Identify) guard.Identified {
 	out := guard.Identified{Target: x.Target, PID: x.PID}
-	p, err := d.open(x.PID)
+	p, err := d.open(x)
 	var refused *process.RefusedError
 	switch {
 	case err == nil:

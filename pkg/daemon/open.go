@@ -32,21 +32,21 @@ func openMany(decisions []guard.Decision) map[int32]opened {
 	if n < openAhead {
 		return nil
 	}
-	var pids []int32
+	var first []guard.Identify
 	out := make(map[int32]opened, n)
 	for _, x := range decisions {
 		if x, ok := x.(guard.Identify); ok {
 			if _, twice := out[x.PID]; !twice {
 				out[x.PID] = opened{}
-				pids = append(pids, x.PID)
+				first = append(first, x)
 			}
 		}
 	}
-	results := make([]opened, len(pids))
+	results := make([]opened, len(first))
 	var next atomic.Int64
 	work := func() {
-		for i := next.Add(1) - 1; i < int64(len(pids)); i = next.Add(1) - 1 {
-			results[i].proc, results[i].err = process.Open(pids[i])
+		for i := next.Add(1) - 1; i < int64(len(first)); i = next.Add(1) - 1 {
+			results[i].proc, results[i].err = openOne(first[i])
 		}
 	}
 	var workers sync.WaitGroup
@@ -55,17 +55,26 @@ func openMany(decisions []guard.Decision) map[int32]opened {
 	}
 	work()
 	workers.Wait()
-	for i, pid := range pids {
-		out[pid] = results[i]
+	for i, x := range first {
+		out[x.PID] = results[i]
 	}
 	return out
 }
 
 // open opens a process, or takes the one that openMany has opened.
-func (d *Daemon) open(pid int32) (*process.Process, error) {
-	if o, ok := d.opened[pid]; ok {
-		delete(d.opened, pid)
+func (d *Daemon) open(x guard.Identify) (*process.Process, error) {
+	if o, ok := d.opened[x.PID]; ok {
+		delete(d.opened, x.PID)
 		return o.proc, o.err
 	}
-	return process.Open(pid)
+	return openOne(x)
+}
+
+func openOne(x guard.Identify) (*process.Process, error) {
+	e := x.Expect
+	if e == nil {
+		return process.Open(x.PID)
+	}
+	return process.Reopen(process.Facts{PID: x.PID, StartTime: e.Start, Inode: e.Inode, UID: e.UID, PPID: e.PPID, PGID: e.PGID,
+		Comm: e.Comm, Cgroup: e.Cgroup, Unit: e.Unit})
 }

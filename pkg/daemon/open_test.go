@@ -24,7 +24,7 @@ func TestOpenMany(t *testing.T) {
 		t.Errorf("%d opened, want one for each pid", n)
 	}
 	for range 2 { // ahead, and when asked
-		p, err := d.open(int32(os.Getppid()))
+		p, err := d.open(guard.Identify{PID: int32(os.Getppid())})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -35,7 +35,7 @@ func TestOpenMany(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if _, err := d.open(1); !errors.As(err, new(*process.RefusedError)) {
+	if _, err := d.open(guard.Identify{PID: 1}); !errors.As(err, new(*process.RefusedError)) {
 		t.Errorf("pid 1: %v", err)
 	}
 	if len(d.opened) != 0 {

@@ -423,3 +423,45 @@ func TestLookDoesNotAllocate(t *testing.T) {
 		t.Errorf("%v allocations", n)
 	}
 }
+
+// TestReopen: what was known of a process stands where the kernel says that it is the same one, and is read anew else.
+func TestReopen(t *testing.T) {
+	c := actor(t, "pause")
+	was := open(t, c.pid()).Facts
+	old := was
+	old.Comm = "as it was"
+	reopen := func() *Process {
+		t.Helper()
+		p, err := Reopen(old)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = p.Close() })
+		return p
+	}
+	want := was
+	if was.Inode != 0 {
+		want = old
+	}
+	if p := reopen(); p.Facts != want || p.Exited() {
+		t.Errorf("%+v, it is %+v", p.Facts, want)
+	}
+	old.Inode++ // another process had the number
+	if p := reopen(); p.Facts != was {
+		t.Errorf("%+v, it is %+v", p.Facts, was)
+	}
+	old.Inode = 0 // before Linux 6.9
+	if p := reopen(); p.Facts != was {
+		t.Errorf("%+v, it is %+v", p.Facts, was)
+	}
+	c.end()
+	for _, known := range []Facts{old, was} {
+		if _, err := Reopen(known); !errors.Is(err, ErrGone) {
+			t.Errorf("of a dead one: %v", err)
+		}
+	}
+	var refused *RefusedError
+	if _, err := Reopen(Facts{PID: 1, Inode: 5}); !errors.As(err, &refused) {
+		t.Error(err)
+	}
+}

@@ -456,3 +456,49 @@ func TestLimitRestarts(t *testing.T) {
 		}
 	})
 }
+
+// TestLimitRestartAnswers: a restart for a limit that was none gives its start back; one that leaves the unit down has it
+// brought back, and one that fails before anybody registers counts as a failed start.
+func TestLimitRestartAnswers(t *testing.T) {
+	for name, tt := range map[string]struct {
+		answer   RestartedForLimit
+		look     RestoreDone
+		restores int
+		starts   int
+	}{
+		"somebody else's doing": {RestartedForLimit{Problem: "it is deactivating"}, RestoreDone{}, 0, 0},
+		"its job failed":        {RestartedForLimit{Problem: "its restart job ended as failed", Begun: true}, RestoreDone{Up: true}, 1, 2},
+		"it fails later":        {RestartedForLimit{}, RestoreDone{Failed: true, Reason: "it failed: exit status 1"}, 1, 2},
+		"it is well":            {RestartedForLimit{}, RestoreDone{Up: true}, 0, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.onRestore = func(x RestoreUnit) RestoreDone {
+				if x.PID != 0 || x.Unit != "c.service" {
+					t.Errorf("%+v", x)
+				}
+				return RestoreDone{Up: true}
+			}
+			w.onLook = func(LookAtStarted) RestoreDone { return tt.look }
+			w.run(sec)
+			r := recovery{name: "c", unit: "c.service"}
+			p := w.g.policyOf(&r)
+			w.g.budgetOf(&r, &p).take(&r, p.Window, p.Attempts, w.g.clock.attn)
+			w.g.restarting = r
+			tt.answer.Unit = "c.service"
+			w.post(0, tt.answer)
+			w.run(8 * sec)
+			early := w.g.budgetOf(&r, &p).starts
+			w.run(20 * sec)
+			if n := len(w.asked); n != tt.restores {
+				t.Errorf("%d starts asked for\n%s", n, w)
+			}
+			if w.g.restarting.unit != "" {
+				t.Error("it is under way for ever")
+			}
+			if tt.restores == 0 && len(early) != tt.starts {
+				t.Errorf("%d starts count, want %d", len(early), tt.starts)
+			}
+		})
+	}
+}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/godbus/dbus/v5"
+	"golang.org/x/sys/unix"
 
 	"github.com/checkprocd/checkprocd/pkg/config"
 	"github.com/checkprocd/checkprocd/pkg/control"
@@ -39,7 +40,7 @@ func carry(t *testing.T, w config.Watch, units ...string) *carrier {
 		c.m.set(unit, "loaded", "active", 7)
 		known[unit] = &watchedUnit{Names: []string{"x " + unit}}
 	}
-	text, err := json.Marshal(map[string]*watchedRule{fmt.Sprintf("%q %q", c.cfg.Rules[0].Match, c.cfg.Rules[0].Watch): {Units: known}})
+	text, err := json.Marshal(map[string]*watchedRule{keyOf(&c.cfg.Rules[0]): {Units: known}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -227,4 +228,23 @@ func TestCheckThatHangs(t *testing.T) {
 	if len(names) != 3 {
 		t.Errorf("%q", m.calls())
 	}
+}
+
+// TestCarryAfterReload: a change that waits is not lost where the rule says another thing about the same files by then.
+func TestCarryAfterReload(t *testing.T) {
+	if namespaces(t) {
+		return
+	}
+	c := carry(t, config.Watch{}, "a.service")
+	c.hold(control.HoldRequest{All: true}, time.Hour)
+	c.write("1")
+	c.await(want{event: evConfigChanged, text: "waiting: a.service"})
+	next := c.cfg
+	next.Rules = slices.Clone(next.Rules)
+	next.Rules[0].Watch.Action = config.WatchRestart
+	c.guardian.write(next)
+	c.hup <- unix.SIGHUP
+	c.await(only(evReloaded))
+	c.release(control.Selector{All: true})
+	c.asks("restart a.service")
 }

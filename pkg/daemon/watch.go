@@ -56,10 +56,16 @@ type watches struct {
 	endWrite context.CancelFunc
 
 	// Owned by the loop.
-	running map[string]context.CancelFunc // by what the rule says
-	rules   map[string]int                // index of the rule in force
-	learn   bool                          // a target has registered since units were learnt
-	blames  map[string]*blame             // by unit
+	running map[string]running // by keyOf
+	rules   map[string]int     // index of the rule in force
+	learn   bool               // a target has registered since units were learnt
+	blames  map[string]*blame  // by unit
+}
+
+// running is a goroutine that watches files as a rule said when it began.
+type running struct {
+	says string
+	end  context.CancelFunc
 }
 
 // blame is the window in which a failure of a unit is put down to a change.
@@ -70,12 +76,15 @@ type blame struct {
 }
 
 func newWatches(d *Daemon) *watches {
-	return &watches{d: d, running: map[string]context.CancelFunc{}, rules: map[string]int{}, blames: map[string]*blame{},
+	return &watches{d: d, running: map[string]running{}, rules: map[string]int{}, blames: map[string]*blame{},
 		dirty: make(chan struct{}, 1)}
 }
 
+// keyOf is what is known of files, and of the units that they are for, by.
+func keyOf(r *config.Rule) string { return fmt.Sprintf("%q %q", r.Match, r.Watch.Files) }
+
 // set has the files of these rules watched, on the loop or before it runs. A rule
-// that says what one said before keeps what is known of its files.
+// that is for whom and names what one was and did before keeps what is known of that.
 func (w *watches) set(rules []config.Rule) {
 	clear(w.rules)
 	var begin []string
@@ -84,15 +93,18 @@ func (w *watches) set(rules []config.Rule) {
 		if len(r.Watch.Files) == 0 {
 			continue
 		}
-		key := fmt.Sprintf("%q %q", r.Match, r.Watch)
+		key := keyOf(r)
 		for _, twice := w.rules[key]; twice; _, twice = w.rules[key] {
 			key += "+"
 		}
 		w.rules[key] = i
 		w.learn = true
-		if w.running[key] == nil {
-			begin = append(begin, key)
+		if now, ok := w.running[key]; ok && now.says == fmt.Sprintf("%q", r.Watch) {
+			continue
+		} else if ok {
+			now.end()
 		}
+		begin = append(begin, key)
 	}
 	if w.watcher == nil && len(begin) > 0 {
 		w.begin()
@@ -102,8 +114,8 @@ func (w *watches) set(rules []config.Rule) {
 	}
 	for _, key := range begin {
 		ctx, cancel := context.WithCancel(context.Background())
-		w.running[key] = cancel
 		watcher, spec, was := w.watcher, rules[w.rules[key]].Watch, &carrying{}
+		w.running[key] = running{fmt.Sprintf("%q", spec), cancel}
 		w.all.Go(func() {
 			watcher.Run(ctx, watch.Spec{Files: spec.Files, Settle: spec.Settle, Known: w.watched.known(key)}, watch.Handlers{
 				Changed: func(c watch.Change) watch.Answer { return w.changed(ctx, key, spec, c, was) },
@@ -112,9 +124,9 @@ func (w *watches) set(rules []config.Rule) {
 			})
 		})
 	}
-	for key, cancel := range w.running {
+	for key, now := range w.running {
 		if _, ok := w.rules[key]; !ok {
-			cancel()
+			now.end()
 			delete(w.running, key)
 		}
 	}
@@ -175,8 +187,8 @@ func (w *watches) learnUnits() {
 
 // stop ends all of it, after the loop. A look that hangs is left behind.
 func (w *watches) stop() {
-	for _, cancel := range w.running {
-		cancel()
+	for _, now := range w.running {
+		now.end()
 	}
 	for _, b := range w.blames {
 		b.end()
@@ -283,6 +295,7 @@ func (w *watches) changed(ctx context.Context, key string, spec config.Watch, c 
 		w.d.tellUnit(evConfigChanged, guard.LevelInfo, unit, files, fmt.Sprintf("configuration changed (rule[%d]): %s: %s", w.rules[key], files, what))
 	})
 	if err != nil || len(todo) == 0 {
+		was.tries = 0
 		return answer
 	}
 	if !was.checked {
@@ -317,6 +330,7 @@ func (w *watches) changed(ctx context.Context, key string, spec config.Watch, c 
 			w.save()
 		}
 	}
+	was.tries = 0
 	return answer
 }
 

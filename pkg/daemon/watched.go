@@ -33,7 +33,7 @@ type watched struct {
 	writing sync.Mutex // held while the file is written, which the loop does not wait for
 
 	mu  sync.Mutex
-	all map[string]*watchedRule // by what the rule says
+	all map[string]*watchedRule // by keyOf
 }
 
 type watchedRule struct {
@@ -70,7 +70,7 @@ func (w *watched) load() error {
 		if rule == nil {
 			continue
 		}
-		maps.DeleteFunc(rule.Units, func(_ string, u *watchedUnit) bool { return u == nil })
+		maps.DeleteFunc(rule.Units, func(_ string, u *watchedUnit) bool { return u == nil || len(u.Names) == 0 })
 		if rule.Units == nil {
 			rule.Units = map[string]*watchedUnit{}
 		}

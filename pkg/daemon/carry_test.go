@@ -248,3 +248,26 @@ func TestCarryAfterReload(t *testing.T) {
 	c.release(control.Selector{All: true})
 	c.asks("restart a.service")
 }
+
+// TestCarryTakenOver: what the guard that acted has carried, the one that takes over does not carry again; what that one
+// had not, it does.
+func TestCarryTakenOver(t *testing.T) {
+	if namespaces(t) {
+		return
+	}
+	c := carry(t, config.Watch{}, "a.service", "b.service")
+	second := embed(t, c.cfg)
+	second.await(want{event: guard.EvObserving})
+	second.await(want{event: evDegraded, reason: "registry"})
+	c.write("1")
+	c.awaitNth(only(evConfigApplied), 2)
+	second.await(want{event: evConfigChanged, text: "not acting"})
+	c.hold(control.HoldRequest{Name: "x a*"}, time.Hour)
+	c.write("2")
+	c.awaitNth(only(evConfigApplied), 3)
+	second.awaitNth(only(evConfigChanged), 2)
+	settle(500 * time.Millisecond) // it is written
+	c.stop()
+	second.await(only(guard.EvActing))
+	c.asks("reload a.service", "reload b.service", "reload b.service", "reload a.service")
+}

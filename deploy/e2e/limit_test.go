@@ -44,7 +44,7 @@ func TestLimits(t *testing.T) {
 		if high, quota := m.Property("greedy", "MemoryHigh"), m.Property("greedy", "CPUQuotaPerSecUSec"); high != "419430400" || quota != "500ms" {
 			t.Errorf("%s: greedy has MemoryHigh=%s CPUQuotaPerSecUSec=%s", root, high, quota)
 		}
-		if got := m.list()["greedy"].Limits; len(got) != 1 || !strings.HasPrefix(got[0], "memory ") || !strings.HasSuffix(got[0], " > 32KiB: throttle") {
+		if got := m.list()["greedy"].Limits; len(got) != 1 || !strings.HasPrefix(got[0], "memory ") || !strings.HasSuffix(got[0], " > 24MiB: throttle") {
 			t.Errorf("%s: checkprocctl list: greedy exceeds %q", root, got)
 		}
 		if s := m.status(); s.Targets.Limited == 0 || len(s.Throttled) != 1 || s.Throttled[0] != (control.Throttle{Unit: "greedy.service",

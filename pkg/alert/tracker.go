@@ -31,6 +31,9 @@ const (
 	KindBrake     = "brake"     // the brake holds a wave of kills
 	KindTable     = "table"     // there is no table
 	KindObserving = "observing" // the guard does not act
+	KindLimit     = "limit"     // a target exceeds a limit
+	KindThrottled = "throttled" // a unit has less for a limit
+	KindGaveUp    = "gave-up"   // a unit or program does not stay up, and is not started any more
 	KindGuard     = "guard"     // the guard is not to be reached
 )
 
@@ -200,11 +203,7 @@ func (t *Tracker) TickLost(now time.Time) {
 // ends are the events that end an episode.
 var ends = map[string]bool{"recovered": true, "released": true, "killed": true, "exited": true, "unregistered": true}
 
-// grave are the events of an episode that are worth an alert; late alone is not:
-// the verdict is to come.
-var grave = map[string]bool{"condemned": true, "would-condemn": true, "waiting": true, "held": true, "signalled": true, "unkillable": true}
-
-// conditions are the events that begin or end something about the guard.
+// conditions are the events that begin or end something that stands until it is over.
 var conditions = map[string]struct {
 	kind string
 	ends bool
@@ -212,33 +211,62 @@ var conditions = map[string]struct {
 	"brake-on": {KindBrake, false}, "brake-off": {KindBrake, true},
 	"table-lost": {KindTable, false}, "table-attached": {KindTable, true},
 	"observing": {KindObserving, false}, "acting": {KindObserving, true},
+	"limit": {KindLimit, false}, "limit-over": {KindLimit, true},
+	"throttled": {KindThrottled, false}, "unthrottled": {KindThrottled, true},
+	"gave-up": {KindGaveUp, false},
+}
+
+// conditionKey is what a condition is open under: its kind, and whom it is about.
+func conditionKey(kind string, e *control.Event) string {
+	switch kind {
+	case KindLimit: // the reason is "memory 612MiB, limit 500MiB"
+		what, _, _ := strings.Cut(e.Reason, " ")
+		_, above, _ := strings.Cut(e.Reason, ", limit ")
+		return fmt.Sprintf("%s %d %s %s", kind, e.PID, what, above)
+	case KindThrottled, KindGaveUp:
+		return kind + " " + subject(e)
+	}
+	return kind
+}
+
+// subject is whom an event is about that comes back: its unit, or its name where a
+// command starts it, in another unit each time.
+func subject(e *control.Event) string {
+	if strings.HasSuffix(e.Unit, ".service") && !strings.HasPrefix(e.Unit, "checkprocd-run-") || e.Process == "" {
+		return e.Unit
+	}
+	return e.Process
 }
 
 // alone are events below the level of an error that are worth an alert of their own.
-var alone = map[string]bool{"alert-test": true, "gave-up": true, "config-check-failed": true, "config-blamed": true}
+var alone = map[string]bool{"alert-test": true, "config-check-failed": true, "config-blamed": true}
 
 // Event takes in one event. Events come in their order; those that are older than
 // others before them count as now.
 func (t *Tracker) Event(e control.Event) {
 	at := time.UnixMicro(e.TimeUsec)
 	t.Tick(at)
+	t.take(&e, at)
+}
+
+func (t *Tracker) take(e *control.Event, at time.Time) {
 	c, is := conditions[e.Name]
 	switch {
-	case e.Episode != "":
-		t.episode(&e, at)
 	case is && c.ends:
-		t.end(c.kind, &e, at)
+		t.end(conditionKey(c.kind, e), e, at)
 	case is:
-		t.begin(c.kind, c.kind, &e, at)
+		t.begin(conditionKey(c.kind, e), c.kind, e, at)
+	case e.Episode != "":
+		t.episode(e, at)
 	case e.Name == "restored":
-		t.end("restore-failed "+e.Unit, &e, at)
-		t.end("gave-up "+e.Unit, &e, at)
+		t.end("restore-failed "+subject(e), e, at)
+		t.end(conditionKey(KindGaveUp, e), e, at)
 	case e.Level == control.LevelError, alone[e.Name]:
-		subject := e.Unit
-		if subject == "" && e.PID != 0 {
-			subject = fmt.Sprint(e.PID)
+		about := subject(e)
+		if about == "" && e.PID != 0 {
+			about = fmt.Sprint(e.PID)
 		}
-		if o := t.begin(strings.TrimSuffix(e.Name+" "+subject, " "), e.Name, &e, at); o != nil {
+		if o := t.begin(strings.TrimSuffix(e.Name+" "+about, " "), e.Name, e, at); o != nil {
 			o.Until = at.Add(t.hold)
 			t.expect(o)
 		}
@@ -258,7 +286,7 @@ func (t *Tracker) episode(e *control.Event, at time.Time) {
 			return
 		}
 		o.tell(e)
-		if grave[e.Name] && !byOrder || e.Level == control.LevelError {
+		if e.Level == control.LevelWarning && !byOrder || e.Level == control.LevelError { // late alone is a notice: the verdict is to come
 			t.grave(o)
 		}
 		if o.Fired && e.Level == control.LevelError {
@@ -492,44 +520,79 @@ func (t *Tracker) Found(now time.Time) {
 // answers may have been taken in.
 func (t *Tracker) Reconcile(now time.Time, status control.Status, targets []control.Target) {
 	t.Tick(now)
-	there := map[string]bool{}
-	for _, x := range targets {
-		if x.Episode != "" {
-			there[x.Episode] = true
+	stands := map[string]bool{}
+	var begun []control.Event // what is not known of them
+	say := func(key string, e control.Event) {
+		stands[key] = true
+		if o := t.open[key]; o == nil || !o.Grave && e.Level != control.LevelNotice {
+			e.TimeUsec = now.UnixMicro()
+			begun = append(begun, e)
 		}
 	}
+	for i := range targets {
+		x := &targets[i]
+		about := control.Event{PID: x.PID, Process: x.Name, Unit: x.Unit, Level: control.LevelWarning}
+		for _, text := range x.Limits { // "memory 612MiB > 500MiB: throttle"
+			e := about
+			value, rest, _ := strings.Cut(text, " > ")
+			above, _, _ := strings.Cut(rest, ": ")
+			e.Name, e.Reason, e.Message = "limit", value+", limit "+above, fmt.Sprintf("pid %d (%s) exceeds a limit: %s", x.PID, x.Name, text)
+			say(conditionKey(KindLimit, &e), e)
+		}
+		if x.Episode == "" {
+			continue
+		}
+		e := about
+		e.Name = "condemned" // or held, or waiting: worth an alert
+		if x.Verdict == "" || x.State == control.StateUnverified || x.Hold != "" {
+			e.Name, e.Level = "late", control.LevelNotice
+		}
+		e.Verdict, e.Reason, e.Episode = x.Verdict, x.Reason, x.Episode
+		e.Message = fmt.Sprintf("pid %d (%s) is silent for %s: %s", x.PID, x.Name, time.Duration(x.SilenceUsec)*time.Microsecond, x.State)
+		say(x.Episode, e)
+	}
+	for _, x := range status.Throttled {
+		e := control.Event{Name: "throttled", Level: control.LevelWarning, Unit: x.Unit, Reason: x.Has, Message: fmt.Sprintf("%s has %s; before it had %s", x.Unit, x.Has, x.Had)}
+		say(conditionKey(KindThrottled, &e), e)
+	}
+	for _, x := range status.Recoveries {
+		e := control.Event{Name: "gave-up", Level: control.LevelError, Process: x.Name, Unit: x.Unit, Reason: "too many starts",
+			Message: fmt.Sprintf("%s %s was started %d times and does not stay up: given up", x.Unit, x.Name, x.Starts)}
+		switch key := t.gaveUpKey(&e); {
+		case x.GivenUp:
+			say(key, e)
+		case x.NextUsec > 0: // it is tried again, and nobody knows yet whether it stays up
+			stands[key] = true
+		}
+	}
+	if status.Brake.On {
+		say(KindBrake, control.Event{Name: "brake-on", Level: control.LevelWarning, Message: fmt.Sprintf("the brake holds %d targets", status.Brake.Waiting)})
+	}
+	if slices.ContainsFunc(status.Tables, func(x control.Table) bool { return x.State != control.TableAttached }) {
+		say(KindTable, control.Event{Name: "table-lost", Level: control.LevelWarning, Message: "there is no table"})
+	}
+	if status.Mode != control.ModeActing {
+		say(KindObserving, control.Event{Name: "observing", Level: control.LevelWarning, Message: "not acting: " + status.ModeReason})
+	}
 	for _, key := range slices.Sorted(maps.Keys(t.open)) {
-		if t.open[key].Alert.Kind == KindProcess && !there[key] {
+		if o := t.open[key]; o.Until.IsZero() && key != KindGuard && !stands[key] {
 			t.end(key, nil, now)
 		}
 	}
-	for _, x := range targets {
-		if x.Episode == "" || t.open[x.Episode] != nil || t.isOver[x.Episode] {
-			continue
-		}
-		name := "late"
-		if x.Verdict != "" && x.State != control.StateUnverified {
-			name = "condemned" // or held, or waiting: worth an alert
-		}
-		e := control.Event{TimeUsec: now.UnixMicro(), Name: name, Level: control.LevelWarning, PID: x.PID, Process: x.Name, Unit: x.Unit,
-			Verdict: x.Verdict, Reason: x.Reason, Episode: x.Episode,
-			Message: fmt.Sprintf("pid %d (%s) is silent for %s: %s", x.PID, x.Name, time.Duration(x.SilenceUsec)*time.Microsecond, x.State)}
-		t.episode(&e, now)
+	for i := range begun {
+		t.take(&begun[i], now)
 	}
-	missing := slices.ContainsFunc(status.Tables, func(x control.Table) bool { return x.State != control.TableAttached })
-	for _, c := range []struct {
-		kind, event, message string
-		stands               bool
-	}{
-		{KindBrake, "brake-on", fmt.Sprintf("the brake holds %d targets", status.Brake.Waiting), status.Brake.On},
-		{KindTable, "table-lost", "there is no table", missing},
-		{KindObserving, "observing", "not acting: " + status.ModeReason, status.Mode != control.ModeActing},
-	} {
-		switch {
-		case !c.stands:
-			t.end(c.kind, nil, now)
-		case t.open[c.kind] == nil:
-			t.begin(c.kind, c.kind, &control.Event{Name: c.event, Level: control.LevelWarning, Message: c.message}, now)
+}
+
+// gaveUpKey is what is open about a unit or name that is given up. The first process that
+// a command starts again may have been in a unit that the guard does not name here.
+func (t *Tracker) gaveUpKey(e *control.Event) string {
+	if e.Unit == "" {
+		for key, o := range t.open {
+			if o.Alert.Kind == KindGaveUp && o.Alert.Process == e.Process {
+				return key
+			}
 		}
 	}
+	return conditionKey(KindGaveUp, e)
 }

@@ -24,8 +24,19 @@ func plain(floor, repeat time.Duration) func(*Alert) Terms {
 
 func at(d time.Duration) time.Time { return epoch.Add(d) }
 
+// levels are those that the guard gives to events that are no warnings.
+var levels = map[string]control.Level{"late": control.LevelNotice, "recovered": control.LevelNotice, "exited": control.LevelNotice, "released": control.LevelInfo,
+	"limit-over": control.LevelNotice, "unthrottled": control.LevelNotice, "restored": control.LevelNotice, "retrying": control.LevelNotice,
+	"unkillable": control.LevelError, "refused": control.LevelError, "gave-up": control.LevelError, "restore-failed": control.LevelError}
+
 func event(d time.Duration, name, episode string) control.Event {
-	return control.Event{TimeUsec: at(d).UnixMicro(), Name: name, Level: control.LevelWarning, PID: 42, Process: "ftp", Episode: episode, Message: name}
+	return control.Event{TimeUsec: at(d).UnixMicro(), Name: name, Level: cmp.Or(levels[name], control.LevelWarning), PID: 42, Process: "ftp", Episode: episode, Message: name}
+}
+
+// ordered is an event that an order led to.
+func ordered(e control.Event) control.Event {
+	e.Reason = "order"
+	return e
 }
 
 // said is "status repeat event" of each order, since the last call.
@@ -85,15 +96,11 @@ func TestFloor(t *testing.T) {
 // What an order does is no reason for an alert, and no end of one.
 func TestOrdersAreNoVerdicts(t *testing.T) {
 	tr := NewTracker(plain(0, 0), time.Minute, nil, nil)
-	held := event(1, "held", "1-5")
-	held.Reason = "order"
 	tr.Event(event(0, "late", "1-5"))
-	tr.Event(held)
+	tr.Event(ordered(event(1, "held", "1-5")))
 	expect(t, tr, "")
 	tr.Event(event(2, "condemned", "1-5"))
-	released := event(3, "released", "1-5")
-	released.Reason = "order"
-	tr.Event(released)
+	tr.Event(ordered(event(3, "released", "1-5")))
 	expect(t, tr, "firing 0 condemned")
 }
 
@@ -112,7 +119,7 @@ func TestConditions(t *testing.T) {
 	expect(t, tr, "resolved 0 alert-test")
 
 	e := event(time.Hour, "restore-failed", "")
-	e.Unit, e.Level = "a.service", control.LevelError
+	e.Unit = "a.service"
 	tr.Event(e)
 	if got := tr.Standing(); len(got) != 1 || got[0].Alert.Severity != "critical" || got[0].Alert.Kind != "restore-failed" {
 		t.Errorf("%+v", got)
@@ -162,7 +169,7 @@ func TestReconcile(t *testing.T) {
 	tr.Reconcile(at(time.Minute), control.Status{Mode: control.ModeActing, Tables: []control.Table{{State: control.TableMissing}}}, []control.Target{
 		{PID: 2, Episode: "2-5", Verdict: "hung"}, {PID: 3, Episode: "3-1", Verdict: "stopped", State: control.StateHeld, Name: "x"}, {PID: 4},
 	})
-	expect(t, tr, "resolved 0 condemned, firing 0 condemned, resolved 0 brake-on, firing 0 table-lost")
+	expect(t, tr, "resolved 0 condemned, resolved 0 brake-on, firing 0 condemned, firing 0 table-lost")
 	tr.Event(event(4, "signalled", "1-5")) // was on its way
 	expect(t, tr, "")
 }
@@ -273,14 +280,25 @@ func BenchmarkWave(b *testing.B) {
 // history is one episode of the random ones.
 type history struct {
 	name       string
-	start, end time.Duration // end 0: it stands
-	verdicts   []time.Duration
+	start, end time.Duration
+	verdicts   []time.Duration // what is worth an alert
+	errors     int             // how many of them may raise it
 }
+
+// graveEvents are all that the guard says about an episode and that is worth an alert. The limit that a target is ended
+// for is an alert of its own.
+var graveEvents = []string{"condemned", "would-condemn", "waiting", "held", "signalled", "protected", "unkillable", "refused", "collateral"}
 
 // TestEpisodes is what has to hold for any course of events: an episode that lasted for its floor, with a verdict, is
 // one alert, notified once, repeated on time, closed once; one that did not is none. So it is over restarts of the
-// tracker at any moment, each of which reads once more what led to nothing.
+// tracker at any moment, each of which reads once more what led to nothing, with orders to hold at any time, and
+// whenever it compares with what the guard says.
 func TestEpisodes(t *testing.T) {
+	// One of the events, or a comparison at its time.
+	type moment struct {
+		control.Event
+		compare []control.Target
+	}
 	rapid.Check(t, func(t *rapid.T) {
 		floor := time.Duration(rapid.IntRange(0, 5).Draw(t, "floor")) * time.Minute
 		repeat := time.Duration(rapid.IntRange(0, 5).Draw(t, "repeat")) * 3 * time.Minute
@@ -295,26 +313,59 @@ func TestEpisodes(t *testing.T) {
 				h := history{name: fmt.Sprintf("%d-%d", target+1, n), start: clock + span("pause", 1, 60)}
 				events = append(events, event(h.start, "late", h.name))
 				clock = h.start
-				for range rapid.IntRange(0, 3).Draw(t, "verdicts") {
+				for range rapid.IntRange(0, 4).Draw(t, "more") {
 					clock += span("then", 0, 30)
-					h.verdicts = append(h.verdicts, clock)
-					events = append(events, event(clock, rapid.SampledFrom([]string{"held", "condemned", "signalled", "waiting"}).Draw(t, "verdict"), h.name))
+					switch what := rapid.SampledFrom(append([]string{"order to hold", "order to release"}, graveEvents...)).Draw(t, "what"); what {
+					case "order to hold":
+						events = append(events, ordered(event(clock, "held", h.name)))
+					case "order to release":
+						events = append(events, ordered(event(clock, "released", h.name)))
+					default:
+						e := event(clock, what, h.name)
+						h.verdicts, events = append(h.verdicts, clock), append(events, e)
+						if e.Level == control.LevelError {
+							h.errors++
+						}
+					}
 				}
 				clock += span("rest", 1, 60)
 				h.end = clock
-				events = append(events, event(clock, rapid.SampledFrom([]string{"recovered", "killed", "exited", "released"}).Draw(t, "end"), h.name))
+				events = append(events, event(clock, rapid.SampledFrom([]string{"recovered", "killed", "exited", "released", "unregistered"}).Draw(t, "end"), h.name))
 				all = append(all, h)
 			}
 		}
 		slices.SortStableFunc(events, func(a, b control.Event) int { return cmp.Compare(a.TimeUsec, b.TimeUsec) })
+		var course []moment
+		for i, e := range events {
+			course = append(course, moment{Event: e})
+			if rapid.IntRange(0, 3).Draw(t, "compare") > 0 || i+1 < len(events) && events[i+1].TimeUsec == e.TimeUsec {
+				continue
+			}
+			now := time.UnixMicro(e.TimeUsec).Sub(epoch)
+			targets := []control.Target{{PID: 9}} // who is in no episode
+			for _, h := range all {
+				if h.start <= now && now < h.end {
+					x := control.Target{PID: 42, Name: "ftp", Episode: h.name, State: control.StateLate}
+					if len(h.verdicts) > 0 && h.verdicts[0] <= now {
+						x.Verdict = "hung"
+					}
+					targets = append(targets, x)
+				}
+			}
+			course = append(course, moment{Event: e, compare: targets})
+		}
 
 		run := func(restarts bool) (orders []Order) {
 			tr := NewTracker(plain(floor, repeat), time.Minute, nil, nil)
 			disk := map[string]Open{}
 			var closed []string
 			from := 0 // what was read before is on the disk
-			for i := 0; i < len(events); i++ {
-				tr.Event(events[i])
+			for i := 0; i < len(course); i++ {
+				if x := course[i]; x.compare != nil {
+					tr.Reconcile(time.UnixMicro(x.TimeUsec), control.Status{Mode: control.ModeActing}, x.compare)
+				} else {
+					tr.Event(x.Event)
+				}
 				if s := tr.Step(); !s.Empty() {
 					orders = append(orders, s.Orders...)
 					for _, o := range s.Set {
@@ -371,13 +422,79 @@ func TestEpisodes(t *testing.T) {
 					t.Fatalf("%+v: %d: %+v", h, i, o)
 				}
 			}
-			if most := 0; repeat > 0 {
-				most = int((h.end - max(h.start+floor, h.verdicts[0])) / repeat)
-				if n-2 > most {
-					t.Fatalf("%+v: %d repeats, at most %d are due", h, n-2, most)
+			most := min(h.errors, 1) // what it becomes critical by
+			if repeat > 0 {
+				most += int((h.end - max(h.start+floor, h.verdicts[0])) / repeat)
+			}
+			if n-2 > most {
+				t.Fatalf("%+v: %d repeats, at most %d are due", h, n-2, most)
+			}
+		}
+	})
+}
+
+// TestEpisodesLost is what has to hold when events are lost at any time, and the guard is asked then: an episode that
+// it does not report is closed, one that stands with a verdict is one alert, and in the end nothing stands.
+func TestEpisodesLost(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		tr := NewTracker(plain(0, 0), time.Minute, nil, nil)
+		episode, verdict := 0, false // 0: in none
+		fired, resolved := map[int]int{}, map[int]int{}
+		take := func() {
+			for _, o := range tr.Step().Orders {
+				var n int
+				if _, err := fmt.Sscanf(o.Alert.ID, "1-%d@", &n); err != nil {
+					t.Fatal(err)
 				}
-			} else if n != 2 {
-				t.Fatalf("%+v: %+v", h, list)
+				if o.Status == Resolved {
+					resolved[n]++
+				} else if o.Repeat == 0 {
+					fired[n]++
+				}
+			}
+		}
+		compare := func(now time.Duration) {
+			target := control.Target{PID: 42, Name: "ftp"}
+			if episode > 0 {
+				target.Episode, target.State = fmt.Sprintf("1-%d", episode), control.StateLate
+			}
+			if verdict {
+				target.Verdict = "hung"
+			}
+			tr.Reconcile(at(now), control.Status{Mode: control.ModeActing}, []control.Target{target})
+			take()
+			if stands := len(tr.Standing()) == 1; stands != verdict {
+				t.Fatalf("episode %d with a verdict (%v), an alert stands: %v", episode, verdict, stands)
+			}
+		}
+		next := 0
+		for i := range 40 {
+			now := time.Duration(i) * time.Minute
+			var e control.Event
+			switch {
+			case episode == 0:
+				next++
+				episode, verdict = next, false
+				e = event(now, "late", fmt.Sprintf("1-%d", episode))
+			case rapid.Bool().Draw(t, "ends"):
+				e = event(now, rapid.SampledFrom([]string{"recovered", "killed", "exited", "released", "unregistered"}).Draw(t, "end"), fmt.Sprintf("1-%d", episode))
+				episode, verdict = 0, false
+			default:
+				e = event(now, rapid.SampledFrom(graveEvents).Draw(t, "what"), fmt.Sprintf("1-%d", episode))
+				verdict = true
+			}
+			if rapid.IntRange(0, 2).Draw(t, "lost") > 0 {
+				tr.Event(e)
+				take()
+			} else {
+				compare(now)
+			}
+		}
+		episode, verdict = 0, false
+		compare(time.Hour)
+		for n := range next + 1 {
+			if fired[n] > 1 || resolved[n] != fired[n] {
+				t.Fatalf("episode %d: told %d times that it stands, %d times that it is over", n, fired[n], resolved[n])
 			}
 		}
 	})

@@ -13,7 +13,7 @@ func TestAlerts(t *testing.T) {
 		t.Error("without a unit there is nothing to start")
 	}
 	c.Alert.Unit = "a@.service"
-	for event, want := range map[string]bool{"condemned": true, "unkillable": true, "late": false, "": false} {
+	for event, want := range map[string]bool{"condemned": true, "unkillable": true, "protected": true, "late": false, "": false} {
 		if got := c.Alerts(event); got != want {
 			t.Errorf("%q: %v", event, got)
 		}

@@ -223,7 +223,7 @@ func Default() Config {
 			Margin:  0.1,
 		},
 		Control: Control{Socket: filepath.Join(dir, socketName), Group: "checkprocd", ReadGroup: "adm"},
-		Alert:   Alert{Events: []string{"condemned", "unkillable", "gave-up", "restore-failed"}},
+		Alert:   Alert{Events: []string{"condemned", "protected", "unkillable", "gave-up", "restore-failed"}},
 		Verdict: Responses{
 			Hung:    RespondLadder,
 			Starved: RespondWait,

@@ -147,6 +147,7 @@ func (g *Guard) Step(now time.Duration, observations ...Observation) []Decision 
 	g.settle()
 	g.beginAll()
 	g.narrow()
+	g.tell() // a daemon that dies now has said it
 	g.plan()
 	return g.decisions
 }
@@ -276,8 +277,10 @@ func (g *Guard) stalled(missed, counted time.Duration) {
 		}
 		switch t.state {
 		case Watched, Guarded, Rereading, Late:
-		case Ladder:
-			if !t.beatsAgain() { // or a new silence began, and its worker will say so
+		case Ladder, Braked:
+			// A new silence may have begun, and its worker will say so; or it is to be
+			// ended for a limit, and its silence goes on beside that.
+			if t.limited == "" && !t.beatsAgain() {
 				continue
 			}
 		default:
@@ -298,7 +301,7 @@ func (g *Guard) stalled(missed, counted time.Duration) {
 			kept++
 			continue
 		}
-		if t.limited != "" {
+		if t.limited != "" && t.state == Late {
 			g.setAside(int32(ix), "this host stood still", 0)
 			continue
 		}

@@ -152,8 +152,10 @@ func (g *Guard) planRecovery(ix int32, crashed, sure bool) {
 	b := g.budgetOf(&r, p)
 	b.last = g.clock.attn
 	g.schedule(&r, p)
-	if h := g.heldBy(ix); h != nil { // one for its pid ends with it
-		r.at = max(r.at, g.clock.attn+h.until-g.clock.last)
+	for i := range g.holds { // one for its pid ends with it; the others are looked at when its time has come
+		if h := &g.holds[i]; h.id == t.id {
+			r.at = max(r.at, g.clock.attn+h.until-g.clock.last)
+		}
 	}
 	if r.parked && keyOf(p, r.name, r.unit).unit != "" { // one for each unit is enough
 		g.pending = slices.DeleteFunc(g.pending, func(o recovery) bool { return o.parked && o.name == r.name && o.unit == r.unit })

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/checkprocd/checkprocd/pkg/config"
 	"github.com/checkprocd/checkprocd/pkg/table"
 )
 
@@ -74,6 +75,18 @@ const (
 	actUnhold
 	actBrakeGo
 	actBrakeStop
+	actUnit
+	actUnitStop
+	actUnitCrash
+	actUnitHang
+	actFlap
+	actRefuse
+	actSlowBus
+	actBus
+	actRecover
+	actUse
+	actUnsampled
+	actUnitFault
 	numKinds
 )
 
@@ -150,6 +163,24 @@ var kinds = [numKinds]struct {
 	actUnhold:    {"unhold", func(s *sim, x act) { s.unhold(int(x.a)) }},
 	actBrakeGo:   {"brake-go", func(s *sim, x act) { s.orderBrake(true) }},
 	actBrakeStop: {"brake-stop", func(s *sim, x act) { s.orderBrake(false) }},
+	actUnit:      {"unit", (*sim).startUnit},
+	actUnitStop: {"unit-stop", func(s *sim, x act) {
+		s.someUnit(x.a, unitAny, func(u *fakeUnit) { s.stopUnit(u, time.Duration(x.b%3000)*ms) })
+	}},
+	actUnitCrash: {"unit-crash", func(s *sim, x act) { s.someUnit(x.a, unitRuns, func(u *fakeUnit) { s.end(u.main, false) }) }},
+	actUnitHang:  {"unit-hang", func(s *sim, x act) { s.someUnit(x.a, unitRuns, func(u *fakeUnit) { u.main.hang() }) }},
+	actFlap: {"flap", func(s *sim, x act) {
+		s.someUnit(x.a, unitAny, func(u *fakeUnit) { u.flaps, u.flap = 1+int(x.b>>2%6), int(x.b%4) })
+	}},
+	actRefuse:  {"refuse", func(s *sim, x act) { s.refuse = int(x.b % 5) }},
+	actSlowBus: {"slow-bus", func(s *sim, x act) { s.slowBus = []time.Duration{0, 0, sec, 4 * sec, 20 * sec}[x.a%5] }},
+	actBus:     {"bus", func(s *sim, x act) { s.busDown = !s.busDown }},
+	actRecover: {"recover", (*sim).recoverOrder},
+	actUse:     {"use", func(s *sim, x act) { s.some(x.a, living, func(s *sim, p *proc) { s.use(p, x.b) }) }},
+	actUnsampled: {"unsampled", func(s *sim, x act) {
+		s.some(x.a, living, func(s *sim, p *proc) { p.past.unsampled = !p.past.unsampled })
+	}},
+	actUnitFault: {"unit-fault", func(s *sim, x act) { s.unitFault = []string{"", "the bus is away"}[x.a%2] }},
 }
 
 // lengths of stops and stalls.
@@ -200,6 +231,7 @@ func (s *sim) host(x act) {
 	}
 	s.noInodes = x.b&1 != 0
 	s.askDelay = []time.Duration{0, 30 * ms, 300 * ms, sec, 3 * sec}[x.b>>1%8%5]
+	s.statuses = int(x.b >> 4 & 3)
 	s.interval, s.cfgIndex = int(x.a%uint16(len(intervals))), int(x.c)%numVariants
 	s.setConfig()
 	s.g = New(s.cfg)
@@ -208,6 +240,9 @@ func (s *sim) host(x act) {
 func (s *sim) setConfig() {
 	s.cfg = variants[s.interval][s.cfgIndex]
 	s.intervalMost = max(s.intervalMost, s.cfg.Interval)
+	if s.stableLeast == 0 || s.cfg.Recovery.Stable < s.stableLeast {
+		s.stableLeast = s.cfg.Recovery.Stable
+	}
 }
 
 // startOne starts a program on a free number and, unless it is a stranger, has
@@ -231,6 +266,7 @@ func (s *sim) launch(pid int32, b, c uint16) *proc {
 	p := s.start(pid)
 	s.all = append(s.all, p)
 	p.proof.Host, p.proof.Group = s.squeeze[0], s.squeeze[1]
+	p.past.b, p.past.c = b, c
 	p.table = s.newest()
 	p.token = func(now time.Duration) int64 { return s.stamp(p) }
 	p.past.since, p.past.unproven, p.past.clean = s.attn, s.attn, true
@@ -256,7 +292,10 @@ func (s *sim) launch(pid int32, b, c uint16) *proc {
 	p.stays = b>>12&3 == 1
 	p.facts.PGID = int32(c&1) * 90
 	if c>>1&3 == 1 {
-		p.facts.Unit = "u.service"
+		p.facts.Unit = s.unitAt(c >> 12).name
+	}
+	if c>>10&7 == 1 {
+		p.facts.Parent = "procctl"
 	}
 	switch {
 	case c>>3&15 == 1:
@@ -316,6 +355,9 @@ func (s *sim) freeSlot(from uint16) int {
 	for i := range simSlots {
 		k := (int(from) + i) % simSlots
 		if tb.records[k] == (table.Record{}) && !slices.ContainsFunc(s.running, func(o *proc) bool { return o.table == tb && o.slot == k }) {
+			for _, o := range s.all { // that it was wiped before may not be seen
+				o.past.wiped = o.past.wiped && (o.alive || o.slot != k)
+			}
 			return k
 		}
 	}
@@ -504,13 +546,15 @@ func (s *sim) holdOrder(x act) {
 }
 
 func (s *sim) give(o order) {
+	s.hitRecovery(dutyHold, func(r *recovery) bool { return o.All || o.Name == r.name })
 	for _, p := range s.procs {
 		if o.holds(p, true) {
 			s.hit(p, cellHold)
+			s.hitGauge(p, -1, dutyHold)
 		}
 	}
 	if _, err := s.g.Hold(o.HoldOrder); err != nil {
-		if o.p == nil || !s.lostPid[o.PID-simFirst] && !o.p.past.heir {
+		if o.p == nil || !s.lostPid[o.PID-simFirst] && !o.p.past.heir && !s.mayReport(o.p) {
 			s.failf("order", "%+v: %v", o.HoldOrder, err)
 		}
 		return
@@ -523,7 +567,8 @@ func (s *sim) give(o order) {
 // obeyed: what an operator says wakes the loop, and is in the registry before it is
 // answered.
 func (s *sim) obeyed() {
-	s.steered = true
+	s.steered, s.unturned = true, true
+	s.putOffAll()
 	s.post(0, Semaphore{})
 	if s.crashIn > 0 {
 		s.snap()
@@ -547,9 +592,14 @@ func (s *sim) unhold(n int) {
 // orderOver ends an order in the books of the world.
 func (s *sim) orderOver(n int) {
 	o := s.orders[n]
+	s.hitRecovery(dutyUnhold, func(r *recovery) bool { return o.All || o.Name == r.name })
+	if s.putOffAll(); o.p != nil {
+		o.p.past.freed = true
+	}
 	for _, p := range s.procs {
 		if o.holds(p, true) {
 			s.hit(p, cellUnhold)
+			s.hitGauge(p, -1, dutyUnhold)
 		}
 	}
 	s.orders = slices.Delete(s.orders, n, n+1)
@@ -584,7 +634,11 @@ func (s *sim) braked(p *proc) {
 	for _, v := range s.g.Holds() {
 		if v.PID == p.pid {
 			s.orders = slices.DeleteFunc(s.orders, func(x order) bool { return x.PID == p.pid })
-			s.orders = append(s.orders, order{HoldOrder: HoldOrder{PID: p.pid, For: v.Left}, p: p, from: s.now, until: s.now + v.Left})
+			o := order{HoldOrder: HoldOrder{PID: p.pid, For: v.Left}, p: p, from: s.now, until: s.now + v.Left}
+			if slices.ContainsFunc(s.g.holds, func(h hold) bool { return h.PID == p.pid && h.lasts > 0 }) {
+				o.until = 0 // so long from the next wake on
+			}
+			s.orders = append(s.orders, o)
 			p.past.condemnedAt = 0
 		}
 	}
@@ -856,6 +910,7 @@ func (s *sim) reload(n int) {
 		return
 	}
 	s.hitAll(cellReload)
+	s.hitDuties(dutyReload)
 	s.cfgIndex = n % numVariants
 	s.setConfig()
 	if !s.begun {
@@ -863,7 +918,9 @@ func (s *sim) reload(n int) {
 		return
 	}
 	s.g.SetConfig(s.cfg)
-	s.steered = true
+	s.steered, s.unturned, s.reloaded = true, true, s.now
+	s.rulesChanged()
+	s.putOffAll()
 	s.post(0, Semaphore{}) // that wakes the loop
 	s.judgedAnew()
 }
@@ -879,8 +936,10 @@ func (s *sim) lock(acts bool) {
 	}
 	if acts {
 		s.hitAll(cellLockBack)
+		s.hitDuties(dutyLockBack)
 	} else {
 		s.hitAll(cellLockLost)
+		s.hitDuties(dutyLockLost)
 	}
 	s.post(0, Acting{Acts: acts, Reason: "told so"})
 	s.judgedAnew()
@@ -991,6 +1050,15 @@ func (s *sim) overtake(on raceAt, p *proc, pid int32) {
 // heal ends all that keeps the guard from acting.
 func (s *sim) heal() {
 	s.signalErr, s.readOnly, s.late, s.race = "", false, jitter{}, race{}
+	s.refuse, s.slowBus, s.busDown, s.unitFault = 0, 0, false, ""
+	for _, u := range s.fakeUnits { // what is started from now on beats each 2 s
+		u.flaps, u.b = 0, u.b&^31|1<<3
+	}
+	for _, p := range s.all {
+		p.past.b = p.past.b&^31 | 1<<3
+		p.past.use, p.past.unsampled = [config.NumQuantities]float64{}, false
+	}
+	s.putOffAll()
 	s.exitDelay, s.pressure = 0, false
 	s.press(0)
 	for len(s.orders) > 0 && !s.busy() {

@@ -40,6 +40,14 @@ func TestSimCases(t *testing.T) {
 		"a signal fails, and its target has beaten since":     "0s host 0 61 0; 0s start 0 10739 0; 0s slow-words 11 0 0; 0s signal-error 9 0 0; 0s mass-go-on 0 0 0; 7.923s slow-maps 0 0 0; 4.62s crash-daemon 2 0 0",
 		"what the soft look at another silence saw":           "0s start 0 13 0; 4s stop 0 0 0; 2.5s release 0 0 0; 500ms hang 0 0 0; 3.5s blind 0 0 0; 1.5s blind 0 0 0",
 		"its soft look is past when a longer timeout is read": "0s start 0 5720 0; 0s mass-hang 0 0 0; 6s reload 8 0 0; 16s reload 0 0 0",
+
+		"gives up what never registered":                   "0s host 0 176 0; 0s start 0 0 51; 1s crash 0 0 0",
+		"spins while a unit is looked at":                  "0s host 0 0 14; 0s unit 0 635 0; 2.322s use 0 5166 0; 5.361s reload 0 0 0",
+		"comes back late after a pause that was ended":     "0s host 0 0 12; 0s unit 0 0 0; 3s hold 0 251 243; 0s crash 0 0 0; 0s unit-stop 0 0 0",
+		"the end of a limit is lost with the daemon":       "0s host 0 0 15; 0s unit 0 49748 0; 0s use 0 19628 0; 14s use 0 50 0; 1.215s restart 0 0 0",
+		"given up while a start is asked for once more":    "0s host 0 0 13; 0s unit 0 0 14721; 3s stall 9 0 0; 2.391s crash 0 0 0; 5.587s slow-bus 32592 0 0; 40ms bus 0 0 0; 0s unit-crash 0 0 0; 4.835s crash-daemon 2 0 0",
+		"how it ended is known before that is said":        "0s host 0 169 12; 0s start 0 510 0; 4s restart 0 0 0; 1s crash 0 0 0",
+		"a silence beside the ladder for a limit is given": "0s host 0 0 15; 0s unit 0 17034 0; 3s use 0 56493 0; 7s crash-daemon 2 0 0; 0s unit-hang 0 0 0; 2s lock 0 0 0",
 	}
 	for name, text := range cases {
 		t.Run(name, func(t *testing.T) {

@@ -37,6 +37,24 @@ type past struct {
 
 	signals, killed, ended int
 	told
+
+	// Of units, starts and limits.
+	id                                         TargetID // the last that it was
+	unit                                       *fakeUnit
+	b, c                                       uint16 // as it was launched
+	cameFor                                    *proc  // it was started as a command for
+	wiped, shut                                bool   // it ended after it wiped its record; systemd ended it
+	really                                     Ending
+	laddered                                   bool // a ladder began for it
+	heldUntil, failedAt                        time.Duration
+	unasked                                    bool          // failed because nobody could be asked
+	unheard                                    bool          // what came of its start, with a daemon that ended
+	freed                                      bool          // of an order, which it may have been before its end was known
+	settled, owed                              bool          // what becomes of it is decided; it is to come back
+	settledIn, owedIn, then, thenIn, noticedIn int           // in which daemon
+	noticed                                    time.Duration // when its end was
+	use                                        [config.NumQuantities]float64
+	unsampled                                  bool
 }
 
 // told is what the daemon was shown of a process and what it said. A daemon that
@@ -71,7 +89,9 @@ type told struct {
 	gapSpent     bool
 	notBefore    time.Duration // attention time at which it is judged at the earliest
 	unproven     time.Duration // since when it is not known that it joined
-	found        bool          // condemned, or would be
+	gauged       [numSimLimits]gauged
+	forLimit     bool // condemned for one
+	found        bool // condemned, or would be
 	foundAttn    time.Duration
 	limitThen    time.Duration // the timeout in force
 	stillToo     bool          // and who stands still was to be ended as well
@@ -120,11 +140,15 @@ func (s *sim) waking() {
 			s.orderOver(i)
 		}
 	}
+	if s.g.limits && s.g.ScanDue(s.now) {
+		s.sample()
+	}
 	for _, l := range s.mail {
 		if l.at <= s.now {
 			s.delivered(l.obs)
 		}
 	}
+	s.unturned = false
 	if s.g.ScanDue(s.now) {
 		s.look()
 		s.wasLate = false
@@ -149,8 +173,10 @@ func (s *sim) tick() {
 	if gap {
 		s.gapUntil = s.attn + gapGrace
 		s.hitAll(cellGap)
+		s.hitDuties(dutyGap)
 	} else if missed > 0 {
 		s.hitAll(cellLate)
+		s.hitDuties(dutyLate)
 	}
 	fair := max(s.now-s.last-s.frozen-missed, 0)
 	s.figures.processes += (s.now - s.last) * time.Duration(len(s.running))
@@ -353,7 +379,14 @@ func (s *sim) reports(p *proc, all bool) bool {
 		return true
 	}
 	for i := range policies[s.cfgIndex] {
-		if p.past.names&(1<<i) != 0 && (policies[s.cfgIndex][i].Action == config.ActionReport) != all {
+		if p.past.names&(1<<i) == 0 {
+			continue
+		}
+		name := ""
+		if i < len(simNames) {
+			name = simNames[i]
+		}
+		if (policies[s.cfgIndex][i].Action == config.ActionReport || s.barred(p, name)) != all {
 			return !all
 		}
 	}
@@ -397,10 +430,42 @@ func (s *sim) delivered(o Observation) {
 	case Exited:
 		if p := s.held[o.Target]; p != nil {
 			s.hit(p, cellNotice)
+			s.hitGauge(p, -1, dutyEnds)
+			p.past.noticed, p.past.noticedIn = s.now, s.restarts
+			s.hitRecovery(dutyAnother, func(r *recovery) bool { return r.unit == p.facts.Unit && r.unit != "" })
 			if q := s.procs[p.pid]; q != nil && q != p { // only now can that one be a target
 				// Its records are taken for those of nobody at first.
 				s.allow(q, max(q.past.high, orphanMin)+2*s.intervalMost+s.slowest())
 			}
+		}
+	case RestoreDone:
+		s.hitRecovery(answerCell(&o), func(r *recovery) bool { return r.under && r.pid == o.PID && r.asked == o.Unit })
+		s.answered(o)
+	case RestartedForLimit:
+		if o.Unit == s.limitRestart {
+			s.limitRestart = ""
+			if a := s.limitAccount; a != nil && o.Problem != "" { // it was no start
+				if n := len(a.starts); n > 0 {
+					a.starts = slices.DeleteFunc(a.starts, func(t taken) bool { return t.at == s.limitTaken })
+					a.setStreak(s.now, a.streakNow()-1)
+				}
+			}
+		}
+		if p := s.held[o.Target]; p != nil {
+			s.hitGauge(p, -1, doneCell(o.Problem))
+		}
+	case UnitLimitsSet:
+		if u := s.unit(o.Unit); u != nil && o.Problem == "" {
+			u.tookBack = u.asksBack && u.had == UnitLimits{Unlimited, Unlimited}
+		}
+		for _, p := range s.running {
+			if p.facts.Unit == o.Unit {
+				s.hitGauge(p, -1, doneCell(o.Problem))
+			}
+		}
+	case Sampled:
+		for i := range o.Samples {
+			s.sampled(&o.Samples[i])
 		}
 	case Acting:
 		s.actsKnown = o.Acts
@@ -479,6 +544,18 @@ func (s *sim) decided(d Decision) {
 		s.overtake(raceBegin, p, d.PID)
 		s.beginning(d, p)
 	case CancelLadder:
+	case RestoreUnit:
+		s.asksForStart(d)
+	case RestartUnit:
+		s.asksForFollower(d)
+	case LookAtStarted:
+		s.looksAtStarted(d)
+	case RestartForLimit:
+		s.asksForRestart(d)
+	case LookAtUnit:
+		s.ladderBegan = true
+	case SetUnitLimits:
+		s.setsLimits(d)
 	case Release:
 		if p := s.held[d.Target]; p != nil {
 			p.past.low, p.past.registered, p.past.answer = 0, false, ConsentUnknown
@@ -641,7 +718,7 @@ func (s *sim) beginning(d BeginLadder, p *proc) {
 		s.failf("order", "a ladder for %d, which an order holds", p.pid)
 	}
 	s.paced(p, d)
-	h.begun, h.sent, h.held = true, 0, false
+	h.begun, h.sent, h.held, h.laddered = true, 0, false, true
 }
 
 // signalled checks that a process may get a signal.
@@ -664,7 +741,7 @@ func (s *sim) signalled(p *proc) {
 	// A timeout that is raised stops no ladder.
 	// Stops of the whole host that are too short to be seen may add up to its margin.
 	low := h.limitThen
-	if s.inSight(p) && !h.erased && h.counted.stopped <= s.patience(low)-low && s.now-p.lastBeat <= low {
+	if !h.forLimit && s.inSight(p) && !h.erased && h.counted.stopped <= s.patience(low)-low && s.now-p.lastBeat <= low {
 		s.failf("beats", "a signal to %d, which beat %v ago (timeout %v)", p.pid, s.now-p.lastBeat, low)
 	}
 	if p.still() && h.stillSince < h.lookedAt && !h.stillToo {
@@ -683,8 +760,23 @@ func (s *sim) inSight(p *proc) bool {
 
 // said checks an event.
 func (s *sim) said(e *Event) {
-	if e.Name == EvBrakeOn {
-		s.brakedAt, s.letGoAt = s.attn, 0
+	switch e.Name {
+	case EvBrakeOn:
+		s.brakedAt, s.letGoAt, s.brakeOn = s.attn, 0, true
+	case EvBrakeOff:
+		s.brakeOn = false
+	case EvGaveUp, EvRetrying, EvRefused:
+		s.saysOfStarts(e)
+	case EvLimit, EvLimitOver:
+		s.saysOfLimits(e)
+	case EvKilled, EvExited:
+		if p := s.procOf(e.Target); p != nil {
+			s.ends(p, e.Name)
+		}
+	case EvLimitFailed:
+		if u := s.unit(e.Unit); u != nil && strings.HasSuffix(e.Message, "giving up") {
+			u.dropped = true
+		}
 	}
 	p := s.held[e.Target]
 	if p == nil {
@@ -702,7 +794,12 @@ func (s *sim) said(e *Event) {
 		h.lateAt, h.condemnedAt = s.attn, 0
 		s.witnessed(p, e)
 		h.lateIn, h.waitedIn = true, false
-	case EvCondemned, EvWouldCondemn:
+	case EvCondemned, EvWouldCondemn, EvProtected:
+		if e.Verdict == verdictLimit {
+			s.condemnedForLimit(p, e)
+			break
+		}
+		h.forLimit = false
 		s.witnessed(p, e)
 		s.secondLook(p, e)
 		s.excusable(p, e)
@@ -718,7 +815,7 @@ func (s *sim) said(e *Event) {
 			h.held = strings.HasSuffix(e.Message, "held by the brake")
 			s.waveHeld(p)
 		}
-		if e.Name == EvWouldCondemn {
+		if e.Name != EvCondemned {
 			h.wouldIn = true
 			h.condemnedAt = 0
 		}

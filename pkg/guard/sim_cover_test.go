@@ -66,15 +66,19 @@ var cellNames = [numCells]string{"beat", "wiped", "rejoins", "forged", "overwrit
 	"blocked", "starved", "hold", "hold over", "brake go", "brake stop", "evidence",
 	"signalled", "spared", "gone", "unkillable", "failed", "cancelled", "waits for dump"}
 
-// coverage counts what happened in which state.
-type coverage [numStates][numCells]uint64
+// coverage counts what happened in which state, and where other duties stood.
+type coverage struct {
+	of     [numStates][numCells]uint64
+	duties dutyCoverage
+}
 
 func (c *coverage) add(o *coverage) {
-	for s := range c {
-		for k := range c[s] {
-			c[s][k] += o[s][k]
+	for s := range c.of {
+		for k := range c.of[s] {
+			c.of[s][k] += o.of[s][k]
 		}
 	}
+	c.duties.add(&o.duties)
 }
 
 // hit notes that something happens to a process.
@@ -84,7 +88,7 @@ func (s *sim) hit(p *proc, what cell) {
 			continue
 		}
 		if ix, ok := s.g.byID[id]; ok {
-			s.cover[s.g.targets[ix].state][what]++
+			s.cover.of[s.g.targets[ix].state][what]++
 		}
 	}
 }
@@ -93,7 +97,7 @@ func (s *sim) hit(p *proc, what cell) {
 func (s *sim) hitAll(what cell) {
 	for ix := range s.g.targets {
 		if t := &s.g.targets[ix]; t.used {
-			s.cover[t.state][what]++
+			s.cover.of[t.state][what]++
 		}
 	}
 }
@@ -118,7 +122,7 @@ func (c *coverage) String() string {
 	for k := range numCells {
 		fmt.Fprintf(&b, "\n%-18s", cellNames[k])
 		for s := range numStates {
-			fmt.Fprintf(&b, "%11d", c[s][k])
+			fmt.Fprintf(&b, "%11d", c.of[s][k])
 		}
 	}
 	return b.String()
@@ -130,8 +134,8 @@ func (c *coverage) least() string {
 	n := uint64(1 << 63)
 	for s := range numStates {
 		for k := range numCells {
-			if impossible(s, k) == "" && c[s][k] < n {
-				n, at, what = c[s][k], s, k
+			if impossible(s, k) == "" && c.of[s][k] < n {
+				n, at, what = c.of[s][k], s, k
 			}
 		}
 	}
@@ -144,10 +148,10 @@ func (c *coverage) check(t *testing.T, full bool) {
 	for s := range numStates {
 		for k := range numCells {
 			switch why := impossible(s, k); {
-			case why != "" && c[s][k] > 0:
-				t.Errorf("%s in state %s happened %d times, although %s", cellNames[k], s, c[s][k], why)
-			case why == "" && full && c[s][k] < cellMin:
-				t.Errorf("%s in state %s happened %d times only", cellNames[k], s, c[s][k])
+			case why != "" && c.of[s][k] > 0:
+				t.Errorf("%s in state %s happened %d times, although %s", cellNames[k], s, c.of[s][k], why)
+			case why == "" && full && c.of[s][k] < cellMin:
+				t.Errorf("%s in state %s happened %d times only", cellNames[k], s, c.of[s][k])
 			}
 		}
 	}

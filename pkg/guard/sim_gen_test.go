@@ -10,11 +10,13 @@ import (
 // and daemon in one silence.
 func generate(seed, n uint64) schedule {
 	r := rand.New(rand.NewPCG(seed, n))
-	switch n % 6 {
+	switch n % 8 {
 	case 0:
 		return scatter(r)
 	case 1:
 		return storm(r)
+	case 2, 3:
+		return duty(r)
 	}
 	return steer(r)
 }

@@ -21,7 +21,11 @@ func (s *sim) woken() {
 	}
 	for _, p := range s.running {
 		s.owed(p)
+		if s.g.limits {
+			s.measured(p)
+		}
 	}
+	s.comeBack()
 	if s.late.left > 0 {
 		s.late.left--
 		s.late.by = s.late.by*1664525 + 1013904223

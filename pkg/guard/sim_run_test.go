@@ -21,6 +21,7 @@ type figures struct {
 	hangs                        int           // of these, such as nothing hid or delayed
 	lateness                     [2001]int     // of those, in thousandths of an interval
 	most                         time.Duration
+	gaveUp, limits, limitActs    int // names given up, limits exceeded, what was done about units for them
 }
 
 // late notes a hang that nothing hid, found by so much after its timeout and margin.
@@ -42,6 +43,9 @@ func (f *figures) add(o *figures) {
 		f.lateness[i] += o.lateness[i]
 	}
 	f.most = max(f.most, o.most)
+	f.gaveUp += o.gaveUp
+	f.limits += o.limits
+	f.limitActs += o.limitActs
 }
 
 // percentile is how late that share of the hangs was found at most, in intervals.
@@ -182,11 +186,13 @@ func TestSimulation(t *testing.T) {
 		t.Logf("measured: simulation: false kills 0, missed hangs 0, of %d condemned; of the %d whose finding nothing delayed, beyond timeout and margin, in intervals: p50 %.2f, p99 %.2f, most %.2f",
 			f.condemned, f.hangs, f.percentile(0.5), f.percentile(0.99), float64(f.most)/1000)
 	}
-	t.Logf("measured: simulation: %s", c.cover.least())
+	t.Logf("measured: simulation: %d names given up, %d limits exceeded, %d times something was done to a unit for one", f.gaveUp, f.limits, f.limitActs)
+	t.Logf("measured: simulation: %s; %s", c.cover.least(), c.cover.duties.least())
 	if testing.Verbose() {
-		t.Logf("what happened in which state:\n%s", &c.cover)
+		t.Logf("what happened in which state:\n%s\n%s", &c.cover, &c.cover.duties)
 	}
 	c.cover.check(t, c.fault == "" && f.schedules >= fullRun)
+	c.cover.duties.check(t, false)
 }
 
 // TestSameSeed runs some schedules twice: all that is said is the same.

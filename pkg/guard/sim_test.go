@@ -126,6 +126,25 @@ type sim struct {
 	squeeze                                   [2]Pressure   // of the host, and of all cgroups
 	restartedAt, letGoAt, pressedAt           time.Duration
 	slowUntil                                 time.Duration // until when what was asked before may be answered
+
+	// Units, starts and limits.
+	fakeUnits             []*fakeUnit
+	pidAt                 int32
+	statuses              int // of exits: the kernel tells (0, 1), tells later (2), never tells (3)
+	refuse                int // starts that are refused
+	slowBus               time.Duration
+	busDown               bool
+	accounts              []*account
+	questions             []question
+	owings                []owing
+	reloaded, stableLeast time.Duration
+	unturned              bool // it got an order, and has not turned since
+	nextSample            time.Duration
+	brakeOn               bool
+	limitRestart          string
+	limitAccount          *account
+	limitTaken            time.Duration
+	duties                *dutyCoverage
 }
 
 // fakeSlots is what the last look at a table saw.
@@ -158,7 +177,7 @@ func (s *sim) failf(check, f string, a ...any) {
 
 // runSchedule runs a schedule and returns its world.
 func runSchedule(list schedule, cover *coverage, fig *figures) *sim {
-	s := &sim{cover: cover, figures: fig}
+	s := &sim{cover: cover, duties: &cover.duties, figures: fig}
 	s.world = &world{t: s, cfg: variants[0][0], now: 1000 * sec, procs: map[int32]*proc{}, held: map[TargetID]*proc{}, acts: true, fresh: true, sim: s}
 	s.g = New(s.cfg)
 	s.addTable(7, simSlots)

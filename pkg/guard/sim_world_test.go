@@ -12,7 +12,7 @@ import (
 // intervals that a host may have.
 var intervals = []time.Duration{sec, 500 * ms, 3 * sec, 100 * ms}
 
-const numVariants = 12
+const numVariants = 16
 
 // withVariants are the configurations that a host may have.
 func withVariants(interval time.Duration) []*config.Config {
@@ -50,6 +50,8 @@ func withVariants(interval time.Duration) []*config.Config {
 			c.Verdict = config.Responses{Hung: l, Starved: l, Blocked: l, Stopped: l, Traced: l, Frozen: l, Dumping: l}
 		case 11:
 			c.Verdict.Hung, c.Verdict.Starved, c.Verdict.Blocked = config.RespondReport, config.RespondReport, config.RespondReport
+		case variantRecover, variantBudget, variantLimits, variantProtect:
+			withDuties(&c, v)
 		}
 		out = append(out, &c)
 	}
@@ -64,6 +66,10 @@ type snapshot struct {
 	seen             []fakeSlots
 	told             []told // by s.running
 	procs            []*proc
+	accounts         []account
+	questions        []question
+	owings           []owing
+	brakeOn          bool
 }
 
 // snap writes the registry.
@@ -78,6 +84,19 @@ func (s *sim) snap() {
 	for _, p := range s.running {
 		c.told, c.procs = append(c.told, p.past.told), append(c.procs, p)
 	}
+	for _, p := range s.all {
+		if !p.alive && p.past.gauged != [numSimLimits]gauged{} { // which the daemon may not know
+			c.told, c.procs = append(c.told, p.past.told), append(c.procs, p)
+		}
+	}
+	c.accounts, c.brakeOn = c.accounts[:0], s.brakeOn
+	c.questions = append(c.questions[:0], s.questions...)
+	c.owings = append(c.owings[:0], s.owings...)
+	for _, a := range s.accounts {
+		x := *a
+		x.starts, x.streaks = slices.Clone(a.starts), slices.Clone(a.streaks)
+		c.accounts = append(c.accounts, x)
+	}
 }
 
 // restartSnapped starts the daemon from what the registry holds.
@@ -85,8 +104,10 @@ func (s *sim) restartSnapped() {
 	c := &s.crash
 	if c.at == s.now {
 		s.hitAll(cellRestart)
+		s.hitDuties(dutyRestart)
 	} else {
 		s.hitAll(cellCrash)
+		s.hitDuties(dutyCrash)
 	}
 	s.attn, s.last, s.plan = c.attn, c.last, c.plan
 	s.seen, c.seen = c.seen, nil // what was seen since is seen again
@@ -116,6 +137,59 @@ func (s *sim) restartSnapped() {
 		h.askedAt, h.asked = s.attn, true
 		s.delayed(p, s.slowest())
 	}
+	s.forgets()
+}
+
+// forgets takes in what a daemon that ended did not write down.
+func (s *sim) forgets() {
+	c := &s.crash
+	s.brakeOn, s.limitRestart = c.brakeOn, ""
+	for i, p := range c.procs {
+		if !p.alive {
+			p.past.gauged = c.told[i].gauged
+		}
+	}
+	for _, u := range s.fakeUnits {
+		u.asksBack, u.tookBack = false, false
+	}
+	for i := range c.accounts {
+		x := &c.accounts[i]
+		a := s.account([2]string{x.unit, x.name})
+		renewed := max(a.renewed, x.renewed)
+		*a = *x
+		a.starts, a.streaks, a.renewed = slices.Clone(x.starts), slices.Clone(x.streaks), renewed
+	}
+	s.owings = append(s.owings[:0], c.owings...)
+	// How it ended nobody knows who did not see it, and of a command there is no unit that says so.
+	s.owings = slices.DeleteFunc(s.owings, func(o owing) bool { return o.then == 0 && o.key[0] == "" && (s.statuses > 1 || o.p.past.noticed == 0) })
+	for _, q := range c.questions {
+		if q.look {
+			continue
+		}
+		if q.of == nil {
+			s.oweNext(q.p, max(q.then-1, 0))
+			continue
+		}
+		q.p.past.unheard = true
+		for i := range q.of.starts {
+			if t := &q.of.starts[i]; t.id == q.id && t.at == q.of.lastOf(q.id) {
+				t.lost = true
+			}
+		}
+		s.owings = append(s.owings, owing{p: q.p, key: [2]string{q.of.unit, q.of.name}, at: s.now, due: s.attn + s.longest()})
+	}
+	s.questions = s.questions[:0]
+	s.putOffAll()
+	s.rulesChanged() // those of now are in force
+	for _, p := range s.procs {
+		for i := range p.past.gauged {
+			g := &p.past.gauged[i]
+			g.maybe = g.maybe || g.over && s.unturned
+			if s.noInodes && !g.over {
+				*g = gauged{}
+			}
+		}
+	}
 }
 
 // quiet says whether nothing is left to be done: all that lives beats or is
@@ -126,6 +200,14 @@ func (s *sim) quiet() bool {
 	}
 	for _, p := range s.held {
 		if !p.alive && !s.lostPid[p.pid-simFirst] {
+			return false
+		}
+	}
+	if len(s.questions) > 0 || slices.ContainsFunc(s.owings, func(o owing) bool { return !s.account(o.key).given || s.cfgIndex >= variantRecover }) {
+		return false
+	}
+	for _, u := range s.fakeUnits {
+		if u.has != u.had && !u.dropped || u.state == unitStopping {
 			return false
 		}
 	}
@@ -145,6 +227,7 @@ func (s *sim) quiet() bool {
 // checkEnd checks what must hold when all is over: nothing is left over, and each
 // end is told once.
 func (s *sim) checkEnd() {
+	s.evened()
 	for id, p := range s.held {
 		if _, known := s.g.byID[id]; !known || !p.alive && !s.lostPid[p.pid-simFirst] {
 			s.failf("left over", "the pidfd of target %d (pid %d)", id, p.pid)

@@ -225,9 +225,7 @@ func (g *Guard) inUnit(unit string) []int32 {
 func (g *Guard) release(ix int32) {
 	t := &g.targets[ix]
 	if t.state == Ended {
-		t.inLadder = false // what it did not say yet, it will not say
-		g.lastWords(ix)
-		g.farewell(ix, EvExited)
+		g.sayEnd(ix)
 	}
 	g.dropLimits(ix, "it is guarded no longer")
 	g.unbrake(ix)
@@ -854,12 +852,21 @@ func (g *Guard) farewell(ix int32, name EventName) {
 	g.emit(e)
 }
 
+// sayEnd reports the end of a target at the latest: what its ladder did not say by
+// now, it will not say.
+func (g *Guard) sayEnd(ix int32) {
+	g.targets[ix].inLadder = false
+	g.lastWords(ix)
+	g.farewell(ix, EvExited)
+}
+
 func (o Reaped) apply(g *Guard) {
 	ix, ok := g.byID[o.Target]
 	if !ok || g.targets[ix].state != Ended {
 		return
 	}
-	if t := &g.targets[ix]; t.farewell == EvExited && t.ending == EndedUnknown && o.Ending != EndedWell {
+	g.sayEnd(ix)
+	if t := &g.targets[ix]; t.known && t.farewell == EvExited && t.ending == EndedUnknown && o.Ending != EndedWell {
 		g.planRecovery(ix, true, o.Ending == EndedBadly)
 	}
 	if o.Zombie {

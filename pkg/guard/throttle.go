@@ -88,7 +88,9 @@ func (g *Guard) throttleAll() {
 		}
 		for i := range g.throttles {
 			x := &g.throttles[i]
-			x.at, x.tries = min(x.at, g.clock.attn), 0
+			if x.tries = 0; !x.under { // else it goes on with the answer
+				x.at = min(x.at, g.clock.attn)
+			}
 		}
 	}
 	if !g.acting || len(g.throttles) == 0 {

@@ -241,6 +241,7 @@ func (p *proc) exit(clean bool) {
 	if clean {
 		p.wipe()
 	}
+	p.w.sim.exiting(p, clean)
 	p.alive, p.state = false, 'Z'
 	p.past.endedAt = p.w.now
 	if !p.zombie {
@@ -535,8 +536,30 @@ func (w *world) do(d Decision) Observation {
 			ending = p.late
 		}
 		return Reaped{Target: d.Target, Ending: ending, Zombie: p != nil && w.procs[p.pid] == p, Parent: 2, ParentComm: "procctl"}
-	case RestoreUnit:
+	case LookAtStarted:
+		w.systemd(d)
+	case RestoreUnit, RestartUnit, RestartForLimit, LookAtUnit, SetUnitLimits:
 		w.asked = append(w.asked, d)
+		w.systemd(d)
+	case DropTable:
+		w.asked = append(w.asked, d)
+		w.tables = slices.DeleteFunc(w.tables, func(tb *fakeTable) bool { return tb.id == d.Table })
+	case RepairSemaphore, CatchOldGuard:
+		w.asked = append(w.asked, d)
+	default:
+		w.t.Fatalf("no such decision: %T", d)
+	}
+	return nil
+}
+
+// systemd has it do what is asked of it.
+func (w *world) systemd(d Decision) {
+	if w.sim != nil {
+		w.sim.systemd(d)
+		return
+	}
+	switch d := d.(type) {
+	case RestoreUnit:
 		o := RestoreDone{Up: true, Reason: "active"}
 		if w.onRestore != nil {
 			o = w.onRestore(d)
@@ -555,20 +578,10 @@ func (w *world) do(d Decision) Observation {
 			w.post(200*ms, RestoreDone{Unit: d.Unit, PID: d.PID, Up: true})
 		}
 	case RestartUnit:
-		w.asked = append(w.asked, d)
 		w.post(200*time.Millisecond, RestoreDone{Unit: d.Unit, PID: d.PID, Started: true})
-	case RestartForLimit, LookAtUnit, SetUnitLimits:
-		w.asked = append(w.asked, d)
-		w.unitDoes(d)
-	case DropTable:
-		w.asked = append(w.asked, d)
-		w.tables = slices.DeleteFunc(w.tables, func(tb *fakeTable) bool { return tb.id == d.Table })
-	case RepairSemaphore, CatchOldGuard:
-		w.asked = append(w.asked, d)
 	default:
-		w.t.Fatalf("no such decision: %T", d)
+		w.unitDoes(d)
 	}
-	return nil
 }
 
 // need checks that a decision is about a process of which a pidfd is held.
@@ -602,6 +615,7 @@ func (w *world) identify(d Identify) Observation {
 	default:
 		o.Facts = p.facts
 		w.held[d.Target] = p
+		p.past.id = d.Target
 	}
 	return o
 }

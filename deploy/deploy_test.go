@@ -74,6 +74,7 @@ var events = map[string]string{
 	"7564c1808f43202a48cd000bcdf2622b": "reloaded",
 	"c084dbe0efe8cce1d66f7ee9eaffceff": "config-rejected",
 	"589a0d5c5e3b74140b9355a4395f3e3f": "alert-test",
+	"3ef7788ab9d004268f1ae127a10afe8e": "denied",
 }
 
 // missing skips the test, saying what is missing; where everything has to be there (CI=true), it fails.

@@ -85,10 +85,11 @@ func (h handler) Brake(_ context.Context, _ control.Caller, order control.BrakeO
 	ordered("brake", order)
 	return h.Held, h.fail()
 }
-func (h handler) Recover(_ context.Context, _ control.Caller, name string) (int, error) {
+func (h handler) Recover(_ context.Context, _ control.Caller, name string) (control.Recovered, error) {
 	ordered("recover", name)
-	return h.Held, h.fail()
+	return control.Recovered{Names: 3, Down: h.Held}, h.fail()
 }
+func (h handler) Denied(control.Caller, string, string) {}
 func (h handler) Advise(context.Context, control.Caller) ([]control.Advice, error) {
 	return h.Advice, h.fail()
 }

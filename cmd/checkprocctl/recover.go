@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -20,11 +21,20 @@ func (a *app) recover(add func(use, short string, args cobra.PositionalArgs, do 
 			s.Name = args[0]
 		}
 		return a.ask(func(c *control.Client) error {
-			n, err := c.Recover(ctx, s.Name)
+			r, err := c.Recover(ctx, s.Name)
+			if errors.Is(err, control.ErrNoTarget) {
+				return fmt.Errorf("nothing to bring back: no name or unit %s was started again lately or is given up (checkprocctl status shows which are)", s.Name)
+			}
 			if err != nil {
 				return err
 			}
-			return a.print(map[string]int{"names": n}, func(p *printer) { p.line("%s: started again where it is down", plural(int64(n), "name")) })
+			return a.print(r, func(p *printer) {
+				what := "nothing of that is down, nothing is started"
+				if r.Down > 0 {
+					what = fmt.Sprintf("%d down, to be started now", r.Down)
+				}
+				p.line("%s: starts are counted anew; %s", plural(int64(r.Names), "name"), what)
+			})
 		})
 	})
 }

@@ -108,7 +108,7 @@ func TestDescriptionIsTheGoTypes(t *testing.T) {
 		"type BrakeOrder":  enum(BrakeGo, BrakeStop),
 		"method Hold":      fields(t, HoldRequest{}) + " -> " + fields(t, holdReply{}),
 		"method Release":   fields(t, Selector{}) + " -> " + fields(t, releaseReply{}),
-		"method Recover":   fields(t, recoverParameters{}) + " -> " + fields(t, recoverReply{}),
+		"method Recover":   fields(t, recoverParameters{}) + " -> " + fields(t, Recovered{}),
 		"method Brake":     fields(t, brakeParameters{}) + " -> " + fields(t, brakeReply{}),
 		"method Advise":    "() -> " + fields(t, adviseReply{}),
 		"type Level":       enum(LevelInfo, LevelNotice, LevelWarning, LevelError),

@@ -202,7 +202,11 @@ func (s *Server) answerCheckproc(ctx context.Context, c Caller, r request) reply
 	case !ok:
 		return reply{Error: errMethodNotFound, Parameters: map[string]string{"method": r.Method}}
 	case m.steer && !c.CanSteer, m.seeAll && !c.CanSeeAll:
-		return reply{Error: errNotAllowed, Parameters: reasonParameters{s.roles.requirement(m.steer)}}
+		takes := s.roles.requirement(m.steer)
+		if m.steer {
+			s.config.Handler.Denied(c, strings.TrimPrefix(r.Method, Interface+"."), takes)
+		}
+		return reply{Error: errNotAllowed, Parameters: reasonParameters{takes}}
 	}
 	if wrong := arguments(r.Parameters, m.arguments...); wrong != nil {
 		return *wrong
@@ -277,8 +281,7 @@ func (s *Server) method(ctx context.Context, c Caller, name string) (method, boo
 		var p recoverParameters
 		return method{steer: true, valid: p.valid, arguments: []argument{{"name", &p.Name, false}},
 			call: func() (any, error) {
-				n, err := h.Recover(ctx, c, p.Name)
-				return recoverReply{n}, err
+				return h.Recover(ctx, c, p.Name)
 			}}, true
 	case "Brake":
 		var b brakeParameters

@@ -27,15 +27,15 @@ func (p *recoverParameters) valid() error {
 	return nil
 }
 
-type recoverReply struct {
-	Names int `json:"names"`
+// Recovered says what an order to recover led to.
+type Recovered struct {
+	Names int `json:"names"` // whose starts are counted anew
+	Down  int `json:"down"`  // of these, those that were given up, or waited: they are started now
 }
 
-// Recover begins recovery anew for all whose name or unit matches a pattern, as if they had never been started again, and
-// says how many names that were; what of them is down is started now. Errors: ErrNoTarget where there is none,
-// ErrNotAllowed.
-func (c *Client) Recover(ctx context.Context, name string) (names int, err error) {
-	var out recoverReply
+// Recover begins recovery anew for all whose name or unit matches a pattern, as if they had never been started again; what
+// of them is down is started now. Errors: ErrNoTarget where there is none, ErrNotAllowed.
+func (c *Client) Recover(ctx context.Context, name string) (out Recovered, err error) {
 	err = c.order(ctx, "Recover", recoverParameters{name}, &out)
-	return out.Names, err
+	return out, err
 }

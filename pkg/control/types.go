@@ -343,6 +343,8 @@ type Caller struct {
 // no order that does not keep to what HoldRequest, Selector and BrakeOrder say, but for the reason of a hold, which is as
 // long and as hostile as the caller likes.
 type Handler interface {
+	// Denied is told of an order that the server has refused: its method, and what it takes. It must not wait.
+	Denied(c Caller, method, takes string)
 	Status(ctx context.Context, c Caller) (Status, error)
 	List(ctx context.Context, c Caller) ([]Target, error)
 	Check(ctx context.Context, c Caller) ([]Finding, error)
@@ -350,7 +352,7 @@ type Handler interface {
 	Hold(ctx context.Context, c Caller, r HoldRequest) (Hold, error)
 	Release(ctx context.Context, c Caller, s Selector) (released int, err error)
 	Brake(ctx context.Context, c Caller, order BrakeOrder) (targets int, err error)
-	Recover(ctx context.Context, c Caller, name string) (names int, err error)
+	Recover(ctx context.Context, c Caller, name string) (Recovered, error)
 	Advise(ctx context.Context, c Caller) ([]Advice, error)
 	Diff(ctx context.Context, c Caller, r DiffRequest) (DiffResult, error)
 	// AlertTest has the daemon report an event that is delivered as all others are.

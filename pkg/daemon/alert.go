@@ -18,7 +18,7 @@ const (
 	alertQueue   = 64
 	// alertTimeout bounds one start: of Type=oneshot it lasts as long as the unit.
 	alertTimeout = 90 * time.Second
-	// A wave of events starts a burst of units, then one at a time.
+	// A wave of events starts a burst of units, then one at a time; see pace.
 	alertBurst  = 10
 	alertRefill = 10 * time.Second
 	// maxUnitName is what systemd takes.
@@ -33,13 +33,30 @@ type alerter struct {
 	queue chan string
 	tell  func(string) // what went wrong; on any goroutine
 
-	tokens int // what is left of the burst
-	since  time.Time
-	left   int // events that no unit was started for
+	pace pace
 }
 
 func newAlerter(tell func(string)) *alerter {
-	return &alerter{queue: make(chan string, alertQueue), tell: tell, tokens: alertBurst}
+	return &alerter{queue: make(chan string, alertQueue), tell: tell, pace: pace{tokens: alertBurst}}
+}
+
+// pace lets a burst through, then one at a time.
+type pace struct {
+	tokens int // what is left of the burst
+	since  time.Time
+	left   int // out, since one was let through
+}
+
+func (p *pace) allow(now time.Time) bool {
+	if n := int(now.Sub(p.since) / alertRefill); n > 0 {
+		p.tokens, p.since = min(alertBurst, p.tokens+n), now
+	}
+	if p.tokens == 0 {
+		p.left++
+		return false
+	}
+	p.tokens--
+	return true
 }
 
 // instance is the name of the unit for an event: its instance, unescaped, is
@@ -80,23 +97,18 @@ func escape(text string) string {
 
 // ask has a unit started, if there is room. It never waits.
 func (a *alerter) ask(name string, now time.Time) {
-	if n := int(now.Sub(a.since) / alertRefill); n > 0 {
-		a.tokens, a.since = min(alertBurst, a.tokens+n), now
-	}
-	if a.tokens == 0 {
-		a.left++
+	if !a.pace.allow(now) {
 		return
 	}
-	a.tokens--
 	select {
 	case a.queue <- name:
 	default:
-		a.left++
+		a.pace.left++
 		return
 	}
-	if a.left > 0 {
-		a.tell(fmt.Sprintf("alert.unit was not started for %d events before this one: there were too many", a.left))
-		a.left = 0
+	if n := a.pace.left; n > 0 {
+		a.tell(fmt.Sprintf("alert.unit was not started for %d events before this one: there were too many", n))
+		a.pace.left = 0
 	}
 }
 
@@ -125,9 +137,9 @@ func (a *alerter) start(ctx context.Context, name string) {
 	switch {
 	case ctx.Err() != nil:
 	case err != nil:
-		a.tell(err.Error())
+		a.tell(fmt.Sprintf("alert.unit of the configuration: %v", err))
 	case result != "done":
-		a.tell(fmt.Sprintf("start %s: its start job ended as %s", name, result))
+		a.tell(fmt.Sprintf("alert.unit of the configuration: start %s: its start job ended as %s", name, result))
 	}
 }
 

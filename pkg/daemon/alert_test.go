@@ -59,7 +59,7 @@ func TestAlerter(t *testing.T) {
 		a.ask(fmt.Sprintf("a@%d.service", n), now) // nobody serves the queue yet: it does not wait
 	}
 	go func() { defer close(done); a.run(ctx) }()
-	if text := <-told; text != "start a@bad.service: its start job ended as failed" {
+	if text := <-told; text != "alert.unit of the configuration: start a@bad.service: its start job ended as failed" {
 		t.Errorf("told %q", text)
 	}
 	eventually(t, "the burst is started", func() bool { return len(m.calls()) == alertBurst })

@@ -21,6 +21,7 @@ const (
 	evConfigBlamed      guard.EventName = "config-blamed"
 	evConfigDelayed     guard.EventName = "config-delayed"
 	evAlertTest         guard.EventName = "alert-test"
+	evDenied            guard.EventName = "denied"
 )
 
 // messageIDs are the stable MESSAGE_IDs of the events, made once at random;
@@ -84,6 +85,7 @@ var messageIDs = map[guard.EventName]string{
 	evConfigBlamed:      "f0197c5951aeb6d3af443171a261f0c6",
 	evConfigDelayed:     "563358afddafcf4cbe3f8073061e1869",
 	evAlertTest:         "589a0d5c5e3b74140b9355a4395f3e3f",
+	evDenied:            "3ef7788ab9d004268f1ae127a10afe8e",
 }
 
 // MessageIDs returns the MESSAGE_ID of each event by its name.

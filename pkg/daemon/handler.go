@@ -8,6 +8,7 @@ import (
 	"os/user"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -22,6 +23,29 @@ import (
 // handler answers the control socket. What it needs of the loop's state it asks
 // the loop for.
 type handler struct{ d *Daemon }
+
+// denials bounds the reports of orders that were refused: anybody can give them.
+type denials struct {
+	mu sync.Mutex
+	pace
+}
+
+func (h handler) Denied(c control.Caller, method, takes string) {
+	d := &h.d.denials
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.allow(time.Now()) {
+		return
+	}
+	by, more := who(c), ""
+	if d.left > 0 {
+		more = fmt.Sprintf(" (%d such orders before this one were left out)", d.left)
+		d.left = 0
+	}
+	h.d.mail.leave(func() {
+		h.d.say(evDenied, guard.LevelWarning, by, fmt.Sprintf("%s ordered %s, and may not: %s%s", by, method, takes, more))
+	})
+}
 
 // states translates a target's state to the one that the socket knows.
 var states = map[string]control.TargetState{
@@ -98,13 +122,18 @@ func (h handler) Brake(ctx context.Context, c control.Caller, order control.Brak
 	return targets, err
 }
 
-func (h handler) Recover(ctx context.Context, c control.Caller, name string) (names int, err error) {
+func (h handler) Recover(ctx context.Context, c control.Caller, name string) (r control.Recovered, err error) {
 	by := who(c)
 	err = h.order(ctx, func() (err error) {
-		names, err = h.d.guard.Recover(name, by)
+		for _, v := range h.d.guard.Recoveries() {
+			if v.Next > 0 && (config.Glob(name, v.Name) || config.Glob(name, v.Unit)) {
+				r.Down++
+			}
+		}
+		r.Names, err = h.d.guard.Recover(name, by)
 		return err
 	})
-	return names, err
+	return r, err
 }
 
 func (h handler) Advise(ctx context.Context, _ control.Caller) ([]control.Advice, error) {

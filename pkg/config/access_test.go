@@ -1,7 +1,6 @@
 package config
 
 import (
-	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -87,44 +86,4 @@ func TestDiffAccess(t *testing.T) {
 	if got, want := Diff(b, c), []string{`names[0]: { user = "idc", allow = [] } -> { user = "idc", allow = [ "x" ] }`}; !cmp.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
-}
-
-// FuzzMatch holds the matching of rules, protection and names against plain words: the first rule wins, a protected one
-// is protected whatever else matches, and who is named nowhere may use any name.
-func FuzzMatch(f *testing.F) {
-	f.Add("ftp*", "ftpget", "idc", "a.service", uint32(7))
-	f.Add("[a-z]?", "ab", "1000", "", uint32(1000))
-	f.Add("\\", "\\", "*", "x", uint32(0))
-	f.Fuzz(func(t *testing.T, pattern, name, user, unit string, uid uint32) {
-		matches := Glob(pattern, name)
-		if CheckGlob(pattern) != nil {
-			if matches && pattern != "" {
-				t.Fatalf("%q is no pattern and matches %q", pattern, name)
-			}
-			return
-		}
-		c := Default()
-		c.Rules = []Rule{{Match: Match{Name: pattern}, Action: ActionReport}, {Match: Match{Name: "*"}}}
-		if p := c.Policy(name, user, unit); (p.Rule == 0) != matches || (p.Action == ActionReport) != matches {
-			t.Fatalf("%q, %q: rule %d", pattern, name, p.Rule)
-		}
-		if pattern == "" { // matches all in a rule, and is a fault elsewhere
-			return
-		}
-		c.Protect.Names = []string{"\x00never", pattern}
-		if got := c.Protected(name, unit) != ""; got != matches && name != "\x00never" {
-			t.Fatalf("%q protects %q: %v", pattern, name, got)
-		}
-		if strings.ContainsAny(user, "*?[\\") || user == "" {
-			return
-		}
-		c.Names = []Names{{User: user, Allow: []string{pattern}}}
-		digits := strings.Trim(user, "0123456789") == ""
-		if got := c.MayUse(uid, user, name); !digits && got != matches || matches && !got {
-			t.Fatalf("%q may use %q with %q: %v", user, name, pattern, got)
-		}
-		if !c.MayUse(uid, user+"x", name) && !digits {
-			t.Fatalf("%qx may not use %q", user, name)
-		}
-	})
 }

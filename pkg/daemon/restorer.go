@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -42,6 +43,9 @@ const (
 	// pinEvery is how often what is to be remembered is asked for anew: the bus may
 	// have been away, and a unit may be new.
 	pinEvery = 30 * time.Second
+	// keepRuns is how long systemd remembers how a command ended about which nobody
+	// asks.
+	keepRuns = 10 * time.Minute
 )
 
 // restorer brings units back over D-Bus, on goroutines of its own: the bus can
@@ -56,6 +60,7 @@ type restorer struct {
 
 	mu    sync.Mutex
 	mains map[mainProcess]struct{} // known main processes, the ended ones too
+	runs  map[string]bool          // units of commands of which systemd is to remember how they end
 
 	then chan []string // units of which systemd is to remember when they were stopped
 }
@@ -74,7 +79,7 @@ type mainProcess struct {
 
 func newRestorer(post func(guard.Observation)) *restorer {
 	return &restorer{queue: make(chan restoreJob, restoreQueue), learn: make(chan mainProcess, restoreQueue), post: post,
-		mains: map[mainProcess]struct{}{}, then: make(chan []string, 1)}
+		mains: map[mainProcess]struct{}{}, runs: map[string]bool{}, then: make(chan []string, 1)}
 }
 
 // meet has a new target looked at, if it may be a main process: those are
@@ -146,10 +151,46 @@ func (r *restorer) pinThen(ctx context.Context) {
 			}
 			units = now
 		case <-every.C:
+			r.forgetRuns(ctx)
 		}
 		for _, unit := range units {
 			r.pin(ctx, unit, r.units.Pin)
 		}
+	}
+}
+
+// forgetRuns forgets commands that have ended a while ago, and about which nobody asked.
+func (r *restorer) forgetRuns(ctx context.Context) {
+	r.mu.Lock()
+	runs := slices.Collect(maps.Keys(r.runs))
+	r.mu.Unlock()
+	for _, unit := range runs {
+		limited, cancel := context.WithTimeout(ctx, learnTimeout)
+		state, err := r.units.State(limited, unit)
+		cancel()
+		if err == nil && (state.Load != "loaded" || state.Down() && process.Now()-state.Fell >= keepRuns) {
+			r.forget(ctx, unit)
+		}
+	}
+}
+
+// keep has systemd remember how a command ends, until forget: it is gone with its exit
+// status otherwise, and nobody can tell a crash from a stop.
+func (r *restorer) keep(ctx context.Context, unit string) {
+	r.mu.Lock()
+	r.runs[unit] = true
+	r.mu.Unlock()
+	r.pin(ctx, unit, r.units.Pin)
+}
+
+// forget does nothing for other units.
+func (r *restorer) forget(ctx context.Context, unit string) {
+	r.mu.Lock()
+	is := r.runs[unit]
+	delete(r.runs, unit)
+	r.mu.Unlock()
+	if is {
+		r.pin(ctx, unit, r.units.Unpin)
 	}
 }
 
@@ -229,7 +270,11 @@ func (r *restorer) restore(ctx context.Context, x guard.RestoreUnit) guard.Resto
 			return out
 		}
 	}
-	if !mayStart(x, state, r.wasMain(state, mainProcess{x.Unit, x.PID}), &out) {
+	start := mayStart(x, state, r.wasMain(state, mainProcess{x.Unit, x.PID}), &out)
+	if state.Down() {
+		r.forget(ctx, x.Unit) // it is decided
+	}
+	if !start {
 		return out
 	}
 	unit := x.Unit
@@ -251,7 +296,7 @@ func (r *restorer) restore(ctx context.Context, x guard.RestoreUnit) guard.Resto
 			out.Up, out.Reason = true, "its command runs"
 			return out
 		}
-		r.pin(ctx, unit, r.units.Pin) // else it is gone with its exit status; see prove
+		r.keep(ctx, unit)
 	}
 	switch {
 	case errors.Is(err, systemd.ErrBusy): // an order to stop it, perhaps
@@ -273,8 +318,8 @@ func (r *restorer) restore(ctx context.Context, x guard.RestoreUnit) guard.Resto
 		}
 		out.Started = true
 	}
-	if x.Command != nil && !out.Started {
-		r.pin(ctx, unit, r.units.Unpin)
+	if !out.Started {
+		r.forget(ctx, unit)
 	}
 	return out
 }
@@ -352,13 +397,6 @@ func (r *restorer) fails(ctx context.Context, unit string, command bool) string 
 // prove looks how a unit is that was started a while ago.
 func (r *restorer) prove(ctx context.Context, x guard.LookAtStarted) guard.RestoreDone {
 	out := guard.RestoreDone{Unit: x.Unit, PID: x.PID}
-	command := strings.HasPrefix(x.Unit, guard.RunPrefix)
-	if x.Last {
-		if command {
-			r.pin(ctx, x.Unit, r.units.Unpin)
-		}
-		return out
-	}
 	state, err := r.units.State(ctx, x.Unit)
 	switch {
 	case err != nil:
@@ -375,9 +413,7 @@ func (r *restorer) prove(ctx context.Context, x guard.LookAtStarted) guard.Resto
 		out.Up = true
 		return out
 	}
-	if command {
-		r.pin(ctx, x.Unit, r.units.Unpin)
-	}
+	r.forget(ctx, x.Unit)
 	return out
 }
 

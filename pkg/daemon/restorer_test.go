@@ -20,6 +20,7 @@ import (
 
 	"github.com/checkprocd/checkprocd/pkg/config"
 	"github.com/checkprocd/checkprocd/pkg/guard"
+	"github.com/checkprocd/checkprocd/pkg/process"
 	"github.com/checkprocd/checkprocd/pkg/systemd"
 )
 
@@ -28,6 +29,11 @@ func TestMayStart(t *testing.T) {
 	const pid = 42
 	ended := func(active, result string, left, at time.Duration) systemd.UnitState {
 		return systemd.UnitState{Load: "loaded", Active: active, Result: result, ExecMainPID: pid, Left: left, Ended: at}
+	}
+	starting := func(result string) systemd.UnitState {
+		s := ended("failed", result, 0, 9)
+		s.Begun = 5
+		return s
 	}
 	job := ended("failed", "signal", 10, 9)
 	job.Job = true
@@ -64,6 +70,8 @@ func TestMayStart(t *testing.T) {
 		{"masked", by, systemd.UnitState{Load: "masked", Active: "inactive"}, true, false, guard.RestoreDone{Reason: "it is masked"}},
 
 		{"crash", crash, ended("failed", "signal", 10, 9), true, true, guard.RestoreDone{Reason: "it was failed"}},
+		{"crash in its start", crash, starting("signal"), true, true, guard.RestoreDone{Reason: "it was failed"}},
+		{"stopped in its start, perhaps", crash, starting("exit-code"), true, false, guard.RestoreDone{Reason: "it was stopped: failed"}},
 		{"crash, told by the unit alone", perhaps, ended("failed", "exit-code", 9, 9), true, true, guard.RestoreDone{Reason: "it was failed"}},
 		{"stopped", perhaps, ended("inactive", "success", 8, 9), true, false, guard.RestoreDone{Reason: "it was stopped: inactive"}},
 		{"stopped, and crashed of it", crash, ended("failed", "exit-code", 8, 9), true, false, guard.RestoreDone{Reason: "it was stopped: failed"}},
@@ -78,6 +86,7 @@ func TestMayStart(t *testing.T) {
 		{"command, its unit went with it", with(crash), systemd.UnitState{Load: "not-found"}, true, true, guard.RestoreDone{Reason: "its exit status says that it crashed"}},
 		{"command, stopped", with(crash), ended("failed", "exit-code", 8, 9), true, false, guard.RestoreDone{Reason: "it was stopped: failed"}},
 		{"command, systemd restarted", with(crash), systemd.UnitState{Load: "loaded", Active: "active", ExecMainPID: 43}, true, false, guard.RestoreDone{Up: true, Reason: "systemd restarted it: active"}},
+		{"command, in its own unit, stopped", with(crash), ended("failed", "exit-code", 8, 9), true, false, guard.RestoreDone{Reason: "it was stopped: failed"}},
 		{"command, a helper of another unit", with(by), systemd.UnitState{Load: "loaded", Active: "active", ExecMainPID: 7}, false, true, guard.RestoreDone{Reason: "it was ended"}},
 	} {
 		var out guard.RestoreDone
@@ -405,7 +414,17 @@ func TestProve(t *testing.T) {
 	defer r.units.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	r.pin(ctx, run, r.units.Pin)
+	r.keep(ctx, run)
+	const old, young = guard.RunPrefix + "43-1.service", guard.RunPrefix + "44-1.service"
+	for unit, fell := range map[string]time.Duration{old: keepRuns, young: 0} {
+		m.set(unit, "loaded", "failed", 43)
+		m.mu.Lock()
+		m.units[unit]["InactiveEnterTimestampMonotonic"] = dbus.MakeVariant(uint64((process.Now() - fell).Microseconds()))
+		m.mu.Unlock()
+		r.keep(ctx, unit)
+	}
+	r.keep(ctx, "up.service")
+	r.forgetRuns(ctx)
 	for _, tt := range []struct {
 		unit string
 		want guard.RestoreDone
@@ -423,8 +442,8 @@ func TestProve(t *testing.T) {
 		}
 	}
 	m.mu.Lock()
-	if is, was := m.pinned[run]; is || !was {
-		t.Errorf("what was learnt about the command is kept: %v", m.pinned)
+	if diff := cmp.Diff(map[string]bool{run: false, old: false, young: true, "up.service": true}, m.pinned); diff != "" {
+		t.Errorf("what is remembered: %s", diff)
 	}
 	m.mu.Unlock()
 	for unit, want := range map[string]guard.RestoreDone{

@@ -117,12 +117,10 @@ type RestartUnit struct {
 
 // LookAtStarted asks how a unit is that was started, as long as nobody in it has
 // registered ([RestoreDone], later: Up, Coming, Failed, or none: it ended well, or
-// somebody stopped it). Last: nobody asks any more, nor wants an answer. PID is that of
-// whose end it is, 0: nobody's.
+// somebody stopped it). PID is that of whose end it is, 0: nobody's.
 type LookAtStarted struct {
 	Unit string
 	PID  int32
-	Last bool
 }
 
 // RestartForLimit asks to restart a unit in which a target exceeds a limit

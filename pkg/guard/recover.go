@@ -305,9 +305,6 @@ func (g *Guard) proceed(r *recovery) bool {
 	held := slices.ContainsFunc(g.holds, func(h hold) bool { return h.All || h.id == 0 && config.Glob(h.Name, r.name) })
 	switch {
 	case r.next > len(p.Then) && g.proven(r), p.Restart == config.RestartNone, g.cfg.Protected(r.name, r.unit) != "": // by now
-		if r.as != "" {
-			g.decide(LookAtStarted{Unit: r.as, PID: r.pid, Last: true})
-		}
 		return false
 	case !g.acting || held: // as was ordered; nothing is lost
 		r.at = g.clock.attn + g.cfg.Recovery.Wait

@@ -444,9 +444,6 @@ func (s *sim) unitNobody(unit string) *proc {
 
 // looksAtStarted notes whom it is about that what was started is looked at.
 func (s *sim) looksAtStarted(d LookAtStarted) {
-	if d.Last {
-		return
-	}
 	p := s.unitNobody(d.Unit)
 	if q := s.commandOf(d.Unit); q != nil && q.past.cameFor != nil && q.past.cameFor.pid == d.PID {
 		p = q.past.cameFor

@@ -245,9 +245,7 @@ func (s *sim) systemd(d Decision) {
 			})
 		})
 	case LookAtStarted:
-		if !d.Last {
-			later(func() { answer(100*ms, func() Observation { return s.seenStarted(d) }) })
-		}
+		later(func() { answer(100*ms, func() Observation { return s.seenStarted(d) }) })
 	case RestartUnit:
 		later(func() { answer(100*ms, func() Observation { return s.follow(d) }) })
 	case RestartForLimit:

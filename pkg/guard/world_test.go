@@ -574,7 +574,7 @@ func (w *world) systemd(d Decision) {
 			o := w.onLook(d)
 			o.Unit, o.PID = d.Unit, d.PID
 			w.post(200*ms, o)
-		} else if !d.Last {
+		} else {
 			w.post(200*ms, RestoreDone{Unit: d.Unit, PID: d.PID, Up: true})
 		}
 	case RestartUnit:

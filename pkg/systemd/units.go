@@ -70,8 +70,10 @@ var ownResults = []string{"watchdog", "oom-kill"}
 
 // Crashed reports whether the unit has failed by itself. A service that is being stopped leaves the state active before
 // its main process ends, and fails all the same when that ends badly; one that crashes leaves it afterwards.
+// In its start, where it is not active yet, one that ends by a signal has crashed: a stop then counts as clean, or as a timeout.
 func (s UnitState) Crashed() bool {
-	return s.Down() && s.Active == "failed" && (s.Left >= s.Ended || slices.Contains(ownResults, s.Result))
+	inStart := s.Left < s.Begun && (s.Result == "signal" || s.Result == "core-dump")
+	return s.Down() && s.Active == "failed" && (s.Left >= s.Ended || inStart || slices.Contains(ownResults, s.Result))
 }
 
 // Stopped reports whether somebody was stopping the service before a time, CLOCK_MONOTONIC, at which its main process

@@ -133,7 +133,7 @@ func (d *Daemon) tell(now time.Duration) {
 	d.tally = n
 	line := statusLine(n, d.notActing())
 	if !d.ready {
-		d.ready, d.tidy.from = true, n.Targets
+		d.ready = true
 		d.notify.Ready(line)
 		if d.opts.Tidy != nil {
 			d.side(d.opts.Tidy)

@@ -124,7 +124,7 @@ func (d *Daemon) identify(x guard.Identify) guard.Identified {
 	d.held[x.Target] = &held{proc: p, seen: process.Now(), exited: make(chan struct{})}
 	out.Facts = guard.Facts{Start: p.StartTime, Inode: p.Inode, UID: p.UID, PPID: p.PPID, PGID: p.PGID,
 		User: d.userName(p.UID), Unit: p.Unit, Comm: p.Comm, Parent: d.parentName(p.PPID), Cgroup: p.Cgroup}
-	d.restorer.meet(out.Facts, p.PID)
+	d.restorer.meet(x.Target, out.Facts, p.PID)
 	return out
 }
 

@@ -36,10 +36,8 @@ const (
 	stopMax = 5 * time.Minute
 	// fallTime is how long after the end of a process the units go down that need its.
 	fallTime = 5 * time.Second
-	// learnTimeout bounds the question for a main process; maxMains bounds how
-	// many answers are kept.
+	// learnTimeout bounds the question for a main process.
 	learnTimeout = 10 * time.Second
-	maxMains     = 8192
 	// pinEvery is how often what is to be remembered is asked for anew: the bus may
 	// have been away, and a unit may be new.
 	pinEvery = 30 * time.Second
@@ -51,16 +49,16 @@ const (
 // restorer brings units back over D-Bus, on goroutines of its own: the bus can
 // stall. While its targets are alive it learns which are main processes: systemd
 // forgets that of a service that ended well, unless another unit that is loaded
-// refers to it, and of one that it has started again.
+// refers to it, and of one that it has started again. The guard keeps it, also over
+// a restart of the daemon.
 type restorer struct {
 	units systemd.Units
 	queue chan restoreJob
-	learn chan mainProcess
+	learn chan unitProcess
 	post  func(guard.Observation)
 
-	mu    sync.Mutex
-	mains map[mainProcess]struct{} // known main processes, the ended ones too
-	runs  map[string]bool          // units of commands of which systemd is to remember how they end
+	mu   sync.Mutex
+	runs map[string]bool // units of commands of which systemd is to remember how they end
 
 	then chan []string // units of which systemd is to remember when they were stopped
 }
@@ -71,26 +69,27 @@ type restoreJob struct {
 	do    func(context.Context) guard.RestoreDone
 }
 
-// mainProcess is a process of a unit that is, or may be, its main one.
-type mainProcess struct {
-	unit string
-	pid  int32
+// unitProcess is a target that may be the main process of its unit.
+type unitProcess struct {
+	target guard.TargetID
+	unit   string
+	pid    int32
 }
 
 func newRestorer(post func(guard.Observation)) *restorer {
-	return &restorer{queue: make(chan restoreJob, restoreQueue), learn: make(chan mainProcess, restoreQueue), post: post,
-		mains: map[mainProcess]struct{}{}, runs: map[string]bool{}, then: make(chan []string, 1)}
+	return &restorer{queue: make(chan restoreJob, restoreQueue), learn: make(chan unitProcess, restoreQueue), post: post,
+		runs: map[string]bool{}, then: make(chan []string, 1)}
 }
 
 // meet has a new target looked at, if it may be a main process: those are
 // children of systemd. Where too many wait, what systemd knows at the end of it
 // has to do.
-func (r *restorer) meet(p guard.Facts, pid int32) {
+func (r *restorer) meet(target guard.TargetID, p guard.Facts, pid int32) {
 	if p.PPID != 1 || !strings.HasSuffix(p.Unit, ".service") {
 		return
 	}
 	select {
-	case r.learn <- mainProcess{p.Unit, pid}:
+	case r.learn <- unitProcess{target, p.Unit, pid}:
 	default:
 	}
 }
@@ -102,19 +101,9 @@ func (r *restorer) learnMains(ctx context.Context) {
 			ctx, cancel := context.WithTimeout(ctx, learnTimeout)
 			pid, err := r.units.MainPID(ctx, m.unit)
 			cancel()
-			if err != nil {
-				continue
+			if err == nil && pid == m.pid {
+				r.post(guard.MainProcess{Target: m.target})
 			}
-			r.mu.Lock()
-			if len(r.mains) >= maxMains {
-				clear(r.mains)
-			}
-			if pid == m.pid {
-				r.mains[m] = struct{}{}
-			} else { // an earlier process of that number was
-				delete(r.mains, m)
-			}
-			r.mu.Unlock()
 		case <-ctx.Done():
 			return
 		}
@@ -202,15 +191,6 @@ func (r *restorer) pin(ctx context.Context, unit string, do func(context.Context
 	_ = do(ctx, unit)
 }
 
-// wasMain says whether a process was the unit's main one, by what systemd says
-// now or, when it has forgotten, by what it said then.
-func (r *restorer) wasMain(state systemd.UnitState, m mainProcess) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	_, was := r.mains[m]
-	return was || state.ExecMainPID == m.pid
-}
-
 func (r *restorer) ask(j restoreJob) {
 	select {
 	case r.queue <- j:
@@ -270,7 +250,7 @@ func (r *restorer) restore(ctx context.Context, x guard.RestoreUnit) guard.Resto
 			return out
 		}
 	}
-	start := mayStart(x, state, r.wasMain(state, mainProcess{x.Unit, x.PID}), &out)
+	start := mayStart(x, state, x.Main || state.ExecMainPID == x.PID, &out)
 	if state.Down() {
 		r.forget(ctx, x.Unit) // it is decided
 	}

@@ -456,3 +456,32 @@ func TestProve(t *testing.T) {
 		}
 	}
 }
+
+// TestMainProcess has the guard told who is the main process of a unit, while that lives.
+func TestMainProcess(t *testing.T) {
+	m := fakeBus(t)
+	m.set("a.service", "loaded", "active", 42)
+	m.mu.Lock()
+	m.units["a.service"]["MainPID"] = dbus.MakeVariant(uint32(42))
+	m.mu.Unlock()
+	told := make(chan guard.Observation, 10)
+	r := newRestorer(func(o guard.Observation) { told <- o })
+	ctx, cancel := context.WithCancel(t.Context())
+	var all sync.WaitGroup
+	all.Go(func() { r.run(ctx) })
+	defer all.Wait()
+	defer cancel()
+	r.meet(1, guard.Facts{PPID: 1, Unit: "a.service"}, 41) // a helper of it
+	r.meet(2, guard.Facts{PPID: 9, Unit: "a.service"}, 42) // no child of systemd
+	r.meet(3, guard.Facts{PPID: 1, Unit: "session-1.scope"}, 42)
+	r.meet(4, guard.Facts{PPID: 1, Unit: "b.service"}, 42) // unknown
+	r.meet(5, guard.Facts{PPID: 1, Unit: "a.service"}, 42)
+	select {
+	case o := <-told:
+		if o != (guard.MainProcess{Target: 5}) {
+			t.Errorf("%+v", o)
+		}
+	case <-time.After(patience):
+		t.Error("nothing is told")
+	}
+}

@@ -98,6 +98,7 @@ type RestoreUnit struct {
 	Target  TargetID // that ended
 	Crashed bool
 	Sure    bool            // that it crashed, by its exit status
+	Main    bool            // it was the unit's main process while it lived; else systemd may still say so
 	Command *config.Command // started instead, in a transient unit; nil: Unit
 	Name    string
 	User    string        // that PID ran as

@@ -192,6 +192,10 @@ type Reaped struct {
 	ParentComm string
 }
 
+// MainProcess says that a target is the main process of its unit. systemd forgets that of
+// a unit that ended well and to which nobody refers.
+type MainProcess struct{ Target TargetID }
+
 // UnitStarted says that a unit was started anew because its configuration has changed,
 // after [Guard.TakeStart]. Problem is why it did not come up, "" if it did. Name is of a
 // process that it had.

@@ -50,6 +50,7 @@ type recovery struct {
 	unit    string
 	crashed bool          // it ended by itself
 	sure    bool          // and its exit status says so
+	main    bool          // it was its unit's main process
 	struck  time.Duration // when the first signal was sent, mono; 0: there was none
 	ended   time.Duration // mono
 	looks   int           // that did not settle it
@@ -141,7 +142,7 @@ func (g *Guard) planRecovery(ix int32, crashed, sure bool) {
 		return
 	}
 	t.returns = true
-	r := recovery{id: t.id, newest: g.nextID, pid: t.pid, name: t.displayName(), user: t.facts.User, unit: unit, crashed: crashed, sure: sure, struck: t.struck, ended: g.clock.last}
+	r := recovery{id: t.id, newest: g.nextID, pid: t.pid, name: t.displayName(), user: t.facts.User, unit: unit, crashed: crashed, sure: sure, main: t.main, struck: t.struck, ended: g.clock.last}
 	g.pruneBudgets()
 	if len(g.pending) >= maxRecoveries || len(g.budgets) >= maxBudgets {
 		e := r.event(EvRestoreFailed, LevelError, "too many wait to be started again")
@@ -161,6 +162,17 @@ func (g *Guard) planRecovery(ix int32, crashed, sure bool) {
 		g.pending = slices.DeleteFunc(g.pending, func(o recovery) bool { return o.parked && o.name == r.name && o.unit == r.unit })
 	}
 	g.pending = append(g.pending, r)
+}
+
+func (o MainProcess) apply(g *Guard) {
+	if ix, ok := g.byID[o.Target]; ok {
+		g.targets[ix].main = true
+	}
+	for i := range g.pending { // it ended meanwhile
+		if r := &g.pending[i]; r.id == o.Target {
+			r.main = true
+		}
+	}
 }
 
 // policyOf is what the rules say by now about what ended.
@@ -345,7 +357,7 @@ func (g *Guard) proceed(r *recovery) bool {
 			return true
 		}
 		r.asked = r.unit
-		g.decide(RestoreUnit{Unit: r.unit, PID: r.pid, Target: r.id, Crashed: r.crashed, Sure: r.sure, Command: p.Command, Name: r.name, User: r.user, Struck: r.struck, Ended: r.ended})
+		g.decide(RestoreUnit{Unit: r.unit, PID: r.pid, Target: r.id, Crashed: r.crashed, Sure: r.sure, Main: r.main, Command: p.Command, Name: r.name, User: r.user, Struck: r.struck, Ended: r.ended})
 	}
 	r.under, r.at = true, never
 	return true
@@ -766,6 +778,7 @@ func (r *recovery) save(w *writer) {
 	w.str(r.unit)
 	w.flag(r.crashed)
 	w.flag(r.sure)
+	w.flag(r.main)
 	w.dur(r.struck)
 	w.dur(r.ended)
 	w.u32(uint32(r.looks))
@@ -796,7 +809,7 @@ func (b *budget) save(w *writer) {
 func (g *Guard) restoreRecoveries(r *reader) {
 	attn := g.clock.attn
 	for n := r.count(maxRecoveries); n > 0 && !r.bad; n-- {
-		x := recovery{at: r.upTo(never), id: TargetID(r.u64()), newest: TargetID(r.u64()), pid: int32(r.u32()), name: r.str(), user: r.str(), unit: r.str(), crashed: r.flag(), sure: r.flag(),
+		x := recovery{at: r.upTo(never), id: TargetID(r.u64()), newest: TargetID(r.u64()), pid: int32(r.u32()), name: r.str(), user: r.str(), unit: r.str(), crashed: r.flag(), sure: r.flag(), main: r.flag(),
 			struck: r.upTo(g.clock.last), ended: r.upTo(g.clock.last), looks: r.count(maxLooks), next: r.count(maxThen), under: r.flag(), parked: r.flag(), started: r.flag(), as: r.str(), taken: r.flag(), start: r.upTo(attn), lost: r.flag(), problem: r.str()}
 		if x.under { // the answer was lost with the daemon: ask again
 			x.under, x.at, x.lost = false, attn, x.taken

@@ -804,3 +804,37 @@ func TestLostStart(t *testing.T) {
 		}
 	}
 }
+
+// TestMainIsKept: that a process was its unit's main one is known until its unit is back,
+// also by a daemon that was started after its end, and when the answer comes late.
+func TestMainIsKept(t *testing.T) {
+	for name, tt := range map[string]struct{ learnt, down time.Duration }{
+		"alive":                      {5 * sec, 0},
+		"the daemon is down":         {5 * sec, 10 * sec},
+		"learnt after its end":       {11 * sec, 0},
+		"learnt, and then restarted": {11 * sec, 12 * sec},
+		"never":                      {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			p := w.client(110, "c", 5, 2*sec)
+			p.facts.Unit, p.ending = "c.service", EndedBadly
+			if tt.learnt > 0 {
+				w.in(tt.learnt, func() {
+					w.post(0, MainProcess{w.find(EvRegistered, 110)[0].Target})
+				})
+			}
+			if tt.down > 0 {
+				w.in(tt.down-ms, w.restart)
+			}
+			w.in(10*sec, func() { p.exit(false) })
+			w.run(time.Minute)
+			if len(w.asked) != 1 {
+				t.Fatalf("asked %v\n%s", w.asked, w)
+			}
+			if x := w.asked[0].(RestoreUnit); x.Main != (tt.learnt > 0) {
+				t.Errorf("%+v", x)
+			}
+		})
+	}
+}

@@ -12,7 +12,7 @@ import (
 
 // StateVersion is the version of the bytes that Save writes. It changes with
 // every change of their meaning; another version is never read.
-const StateVersion = 7
+const StateVersion = 8
 
 // maxSlots bounds what a damaged state can make Restore allocate; the daemon
 // attaches 16 tables of 100000 records at most.
@@ -27,7 +27,7 @@ const maxGauges = 256
 
 // leastTarget is how many bytes a saved target takes at least. What Restore makes room
 // for must have its bytes: a count that is damaged costs no memory.
-const leastTarget = 274
+const leastTarget = 275
 
 var errState = errors.New("saved state is damaged")
 
@@ -177,6 +177,7 @@ func (t *target) save(w *writer, due time.Duration) {
 	w.dur(t.struck)
 	w.flag(t.said)
 	w.str(t.limited)
+	w.flag(t.main)
 	at := len(w.b)
 	w.u32(0)
 	n := uint32(0)
@@ -400,7 +401,7 @@ func (t *target) restore(r *reader, attn time.Duration) {
 	t.heldSince, t.brakedSince = r.upTo(attn), r.upTo(attn)
 	t.killedBy = r.str()
 	t.step, t.let, t.sent, t.sentMono, t.struck = int32(r.u32()), r.flag(), r.flag(), r.upTo(maxTime), r.upTo(maxTime)
-	t.said, t.limited = r.flag(), r.str()
+	t.said, t.limited, t.main = r.flag(), r.str(), r.flag()
 	for n := r.count(maxGauges); n > 0 && !r.bad; n-- {
 		var m gauge
 		m.restore(r, attn)

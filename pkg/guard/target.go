@@ -173,6 +173,7 @@ type target struct {
 	status      string        // how it ended
 	ending      Ending
 	returns     bool      // it was planned to have it come back
+	main        bool      // it is its unit's main process
 	succeeds    bool      // it came in the place of one that ended
 	inLadder    bool      // the last word of its ladder has not come
 	farewell    EventName // how its end was or will be reported

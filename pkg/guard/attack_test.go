@@ -257,33 +257,6 @@ func TestBrakeStopKeepsHolds(t *testing.T) {
 	}
 }
 
-// TestBrakeStopRestOfWave: those of the wave that fall late after the order are not
-// ended at once.
-func TestBrakeStopRestOfWave(t *testing.T) {
-	w := newWorld(t)
-	var all []*proc
-	for pid := int32(110); pid < 130; pid++ {
-		all = append(all, w.client(pid, "c", 10, 5*sec))
-	}
-	w.run(20 * sec)
-	for _, p := range all[:14] {
-		p.hang()
-	}
-	w.run(5500 * ms) // a beat later
-	for _, p := range all[14:] {
-		p.hang()
-	}
-	w.run(8 * sec)
-	if b := w.g.Brake(); !b.On || b.Waiting != 14 {
-		t.Fatalf("%+v\n%s", b, w)
-	}
-	w.g.OrderBrake(false, "uid 0")
-	w.run(8 * sec)
-	if len(w.signals) > 0 {
-		t.Errorf("the rest of the wave is ended: %d signals\n%s", len(w.signals), w)
-	}
-}
-
 // TestResumeWithoutEvidence: a ladder for a cgroup goes on after a restart, also if
 // the evidence never comes.
 func TestResumeWithoutEvidence(t *testing.T) {

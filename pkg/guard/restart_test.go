@@ -328,6 +328,10 @@ func TestSaveSame(t *testing.T) {
 		if !slices.Equal(again, g2.Save(nil)) {
 			t.Errorf("%s: not the same", name)
 		}
+		// Of these a question is under way, which is asked anew.
+		if asked := []string{"wave", "hang", "ends on SIGTERM"}; !slices.Contains(asked, name) && !slices.Equal(state, again) {
+			t.Errorf("%s: something is forgotten", name)
+		}
 		for n := range state {
 			if _, err := Restore(w.cfg, state[:n]); err == nil {
 				t.Fatalf("%s: cut after %d bytes, it is taken", name, n)

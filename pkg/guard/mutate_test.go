@@ -30,7 +30,7 @@ type mutation struct {
 func (m *mutation) String() string { return m.function + ": " + m.what }
 
 const (
-	mutationsMin = 170
+	mutationsMin = 255
 	// mutantSchedules is how many schedules are to find a wrong version, and
 	// sampleSchedules how many for each of a sample.
 	mutantSchedules = 10000

@@ -204,6 +204,9 @@ func (s *sim) condemnedForLimit(p *proc, e *Event) {
 	if s.cfg.Verdict.Stopped == config.RespondHold && p.alive && (p.still() || p.look.Tracer != 0) && h.excusedAt == s.now {
 		s.failf("excused", "%s for %d, which is %c", e.Message, p.pid, p.state)
 	}
+	if s.attn < s.gapUntil && s.restarts == 0 {
+		s.failf("grace", "%s for %d, just after a gap", e.Message, p.pid)
+	}
 	s.figures.condemned++
 	h.found, h.begun, h.foundAttn, h.condemnedAt, h.forLimit = true, false, s.attn, s.now, true
 	h.stillToo = s.cfg.Verdict.Stopped != config.RespondHold

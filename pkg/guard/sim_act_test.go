@@ -170,7 +170,7 @@ var kinds = [numKinds]struct {
 	actUnitCrash: {"unit-crash", func(s *sim, x act) { s.someUnit(x.a, unitRuns, func(u *fakeUnit) { s.end(u.main, false) }) }},
 	actUnitHang:  {"unit-hang", func(s *sim, x act) { s.someUnit(x.a, unitRuns, func(u *fakeUnit) { u.main.hang() }) }},
 	actFlap: {"flap", func(s *sim, x act) {
-		s.someUnit(x.a, unitAny, func(u *fakeUnit) { u.flaps, u.flap = 1+int(x.b>>2%6), int(x.b%4) })
+		s.someUnit(x.a, unitAny, func(u *fakeUnit) { u.flaps, u.flap = 1+int(x.b>>3%6), int(x.b%8%5) })
 	}},
 	actRefuse:  {"refuse", func(s *sim, x act) { s.refuse = int(x.b % 5) }},
 	actSlowBus: {"slow-bus", func(s *sim, x act) { s.slowBus = []time.Duration{0, 0, sec, 4 * sec, 20 * sec}[x.a%5] }},

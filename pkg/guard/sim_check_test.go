@@ -769,7 +769,7 @@ func (s *sim) said(e *Event) {
 		s.saysOfStarts(e)
 	case EvLimit, EvLimitOver:
 		s.saysOfLimits(e)
-	case EvKilled, EvExited:
+	case EvKilled, EvExited, EvUnregistered:
 		if p := s.procOf(e.Target); p != nil {
 			s.ends(p, e.Name)
 		}

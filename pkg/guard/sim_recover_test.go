@@ -356,7 +356,7 @@ func (s *sim) ends(p *proc, name EventName) {
 	s.owings = slices.DeleteFunc(s.owings, func(o owing) bool { // of those that are given up one is enough
 		return o.then == 0 && o.p != p && o.p.facts.Unit == p.facts.Unit && s.account(o.key).given
 	})
-	if p.alive || !plain(p) || !s.actsKnown || h.owed && h.owedIn == s.restarts {
+	if name == EvUnregistered || p.alive || !plain(p) || !s.actsKnown || h.owed && h.owedIn == s.restarts {
 		return
 	}
 	policy := s.policyOf(nameOfPlain(p))
@@ -424,7 +424,7 @@ func (s *sim) asksForFollower(d RestartUnit) {
 		if then <= h.then && h.thenIn == s.restarts && s.reloaded < h.endedAt {
 			s.failf("then", "%s is restarted once more after %s", d.Unit, d.After)
 		}
-		if !h.settled && policy.Restart != config.RestartCommand && s.restarts == 0 {
+		if !h.settled && policy.Restart != config.RestartCommand && s.restarts == 0 && s.reloaded == 0 {
 			s.failf("then", "%s is restarted after %s, which has not come back", d.Unit, d.After)
 		}
 		h.then, h.thenIn = then, s.restarts

@@ -132,6 +132,9 @@ func (s *sim) boot(u *fakeUnit) {
 		p.hang()
 	case 3:
 		s.in(4*sec, func() { p.exit(true) })
+	case 4: // registers never
+		p.wipe()
+		p.slot, p.every, p.consent = -1, 0, ConsentNotMapped
 	}
 }
 

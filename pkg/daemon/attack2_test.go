@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -112,16 +111,16 @@ func TestWatchSparesTheStopped(t *testing.T) {
 
 // TestWatchSparesTheShielded: one in a unit that is protected by his name keeps it from being restarted for the others.
 func TestWatchSparesTheShielded(t *testing.T) {
-	rule := config.Rule{Match: config.Match{Name: "*"}}
 	d := &Daemon{cfg: &config.Config{}, guard: guardWith(t, map[string]string{"web": "both.service", "db": "both.service", "alone": "web.service"}, "db")}
 	d.guard.Step(1100*time.Second, guard.Acting{Acts: true})
 	w := newWatches(d)
 	w.rules["k"] = 0
 	w.watched = &watched{all: map[string]*watchedRule{"k": {Files: map[string]string{}, Units: map[string]*watchedUnit{
 		"both.service": {Names: []string{"web"}}, "web.service": {Names: []string{"alone"}}, "failed.service": {Names: []string{"gone"}}, "spared.service": {Names: []string{"db"}}}}}}
+	carry := &carrying{w: w, key: "k", change: watch.Change{Content: watch.Sum{1}}}
 	plan := func() []string {
-		todo, _, _, _, _ := w.plan("k", rule.Watch, watch.Sum{1})
-		return todo
+		p := carry.plan()
+		return p.todo
 	}
 	if got := plan(); !slices.Equal(got, []string{"failed.service", "spared.service", "web.service"}) {
 		t.Errorf("%q", got)
@@ -144,8 +143,8 @@ func TestWatchSparesTheShielded(t *testing.T) {
 	if _, err := d.guard.Hold(guard.HoldOrder{All: true, For: time.Hour}); err != nil {
 		t.Fatal(err)
 	}
-	if todo, _, rest, what, answer := w.plan("k", rule.Watch, watch.Sum{1}); len(todo) != 0 || !rest || answer.InForce || answer.Again <= 0 || !strings.HasPrefix(what, "waiting: ") {
-		t.Errorf("paused: %q, %v, %s, %+v", todo, rest, what, answer)
+	if p := carry.plan(); len(p.todo) != 0 || len(p.waits) != 3 || p.done != 0 {
+		t.Errorf("paused: %+v", p)
 	}
 }
 

@@ -210,7 +210,8 @@ func TestCheckThatHangs(t *testing.T) {
 		m.mu.Lock()
 		m.all = result
 		m.mu.Unlock()
-		_, got, err := w.check(t.Context(), spec, []string{"a.service"})
+		v, err := w.check(t.Context(), spec, []string{"a.service"})
+		got := v.says
 		if err != nil || !strings.HasPrefix(got, want) || (got == "") != (want == "") {
 			t.Errorf("%q: %q, %v", result, got, err)
 		}
@@ -218,8 +219,8 @@ func TestCheckThatHangs(t *testing.T) {
 	m.mu.Lock()
 	m.timeout = true
 	m.mu.Unlock()
-	if outcome, got, err := w.check(t.Context(), spec, []string{"a.service"}); err != nil || outcome != "timeout" || !strings.HasPrefix(got, "/bin/check did not end within 1m0s, and was ended (") {
-		t.Errorf("%q, %v", got, err)
+	if v, err := w.check(t.Context(), spec, []string{"a.service"}); err != nil || v.outcome != "timeout" || !strings.HasPrefix(v.says, "/bin/check did not end within 1m0s, and was ended (") {
+		t.Errorf("%+v, %v", v, err)
 	}
 	names := map[string]bool{}
 	for _, call := range m.calls() {
@@ -230,24 +231,213 @@ func TestCheckThatHangs(t *testing.T) {
 	}
 }
 
-// TestCarryAfterReload: a change that waits is not lost where the rule says another thing about the same files by then.
+// reload has another rule in the place of the only one.
+func (c *carrier) reload(change func(*config.Watch)) {
+	c.t.Helper()
+	n := len(c.find(only(evReloaded)))
+	c.cfg.Rules = slices.Clone(c.cfg.Rules)
+	change(&c.cfg.Rules[0].Watch)
+	c.guardian.write(c.cfg)
+	c.hup <- unix.SIGHUP
+	c.awaitNth(only(evReloaded), n+1)
+}
+
+// at has f called before systemd does a thing for a unit, with how often it was asked for it.
+func (c *carrier) at(f func(n int, what string) *dbus.Error) {
+	seen := map[string]int{}
+	c.m.mu.Lock()
+	defer c.m.mu.Unlock()
+	c.m.before = func(what, unit string) *dbus.Error {
+		if strings.HasPrefix(what, "run") {
+			what = "check"
+		} else {
+			what += " " + unit
+		}
+		c.m.mu.Lock()
+		c.m.all = "" // f says how it ends
+		seen[what]++
+		n := seen[what]
+		c.m.mu.Unlock()
+		return f(n, what)
+	}
+}
+
+// ends has what is asked for now end as result.
+func (c *carrier) ends(result string) {
+	c.m.mu.Lock()
+	defer c.m.mu.Unlock()
+	c.m.all = result
+}
+
+// does waits until systemd has been asked for these, and sees that nothing follows.
+func (c *carrier) does(want ...string) {
+	c.t.Helper()
+	did := func() []string {
+		var all []string
+		for _, call := range c.m.calls() {
+			if strings.HasPrefix(call, "run") {
+				call = "check"
+			}
+			all = append(all, call)
+		}
+		return all
+	}
+	eventually(c.t, fmt.Sprintf("systemd is asked for %q", want), func() bool { return len(did()) >= len(want) })
+	settle(time.Second)
+	if got := did(); !slices.Equal(got, want) {
+		c.t.Fatalf("asked for %q, want %q", got, want)
+	}
+}
+
+// TestCarryUnderItsCheck: what is written while a check runs is not put in force by it, and not refused by it, also where
+// the same stands there again at its end.
+func TestCarryUnderItsCheck(t *testing.T) {
+	if namespaces(t) {
+		return
+	}
+	const reload = "reload a.service"
+	for name, tt := range map[string]struct {
+		first, second string // how the checks end
+		write         []string
+		want          []string
+	}{
+		"accepted, then another":   {"", "", []string{"2"}, []string{"check", "check", reload}},
+		"accepted, then a bad one": {"", "failed", []string{"2"}, []string{"check", "check"}},
+		"accepted, and back":       {"", "failed", []string{"2", "1"}, []string{"check", "check"}},
+		"refused, and back":        {"failed", "", []string{"2", "1"}, []string{"check", "check", reload}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := carry(t, config.Watch{Check: []string{"/bin/check"}}, "a.service")
+			c.at(func(n int, what string) *dbus.Error {
+				switch {
+				case what == "check" && n == 1:
+					for _, text := range tt.write {
+						c.write(text)
+					}
+					c.ends(tt.first)
+				case what == "check":
+					c.ends(tt.second)
+				}
+				return nil
+			})
+			c.write("1")
+			c.does(tt.want...)
+			want := 0
+			if tt.second != "" {
+				want = 1
+			}
+			if n := len(c.find(only(evConfigCheckFailed))); n != want {
+				t.Errorf("%d times refused, want %d", n, want)
+			}
+		})
+	}
+}
+
+// TestCarryUnderItsReload: what is written while a unit takes what was checked may be in force, which is said where it is
+// refused; whatever is there at last is put in force.
+func TestCarryUnderItsReload(t *testing.T) {
+	if namespaces(t) {
+		return
+	}
+	const reload = "reload a.service"
+	for name, tt := range map[string]struct{ during, after string }{
+		"the same again":          {"1", ""},
+		"back to what was before": {"bad", "0"},
+		"back to what was taken":  {"bad", "1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := carry(t, config.Watch{Check: []string{"/bin/check"}}, "a.service")
+			c.at(func(n int, what string) *dbus.Error {
+				text, _ := os.ReadFile(c.file)
+				switch {
+				case what == reload && n == 1:
+					c.write(tt.during)
+				case what == "check" && string(text) == "bad":
+					c.ends("failed")
+				}
+				return nil
+			})
+			c.write("1")
+			calls := []string{"check", reload, "check"}
+			if tt.after != "" {
+				c.await(want{event: evConfigCheckFailed, text: "is in force already, perhaps"})
+				c.write(tt.after)
+				calls = append(calls, "check")
+			}
+			c.does(append(calls, reload)...)
+			c.stop()
+			c.begin()
+			c.does(append(calls, reload)...)
+		})
+	}
+}
+
+// TestCarryWithoutReload: that a unit cannot reload is not put down to its files. The change waits until it can, or the rule
+// says another thing; others take it meanwhile.
+func TestCarryWithoutReload(t *testing.T) {
+	if namespaces(t) {
+		return
+	}
+	c := carry(t, config.Watch{Check: []string{"/bin/check"}}, "a.service", "b.service")
+	c.at(func(_ int, what string) *dbus.Error {
+		if what == "reload a.service" {
+			return dbus.NewError("org.freedesktop.systemd1.JobTypeNotApplicable", []any{"Job type reload is not applicable for unit a.service."})
+		}
+		return nil
+	})
+	c.write("1")
+	c.await(want{event: evConfigDelayed, text: `a.service: its changed configuration (` + c.file + `) is not in force yet: the unit cannot reload, it has no ExecReload=; action = "restart"`})
+	c.does("check", "reload a.service", "reload b.service")
+	c.none(only(evConfigBlamed))
+	c.reload(restart)
+	c.does("check", "reload a.service", "reload b.service", "check", "restart a.service")
+}
+
+// TestCarryAfterReload: a change that waits, that was refused or that comes with another rule is not lost where the rule
+// says another thing about the same files.
 func TestCarryAfterReload(t *testing.T) {
 	if namespaces(t) {
 		return
 	}
-	c := carry(t, config.Watch{}, "a.service")
-	c.hold(control.HoldRequest{All: true}, time.Hour)
-	c.write("1")
-	c.await(want{event: evConfigChanged, text: "waiting: a.service"})
-	next := c.cfg
-	next.Rules = slices.Clone(next.Rules)
-	next.Rules[0].Watch.Action = config.WatchRestart
-	c.guardian.write(next)
-	c.hup <- unix.SIGHUP
-	c.await(only(evReloaded))
-	c.release(control.Selector{All: true})
-	c.asks("restart a.service")
+	for name, tt := range map[string]struct {
+		before config.Watch
+		hold   bool
+		await  want // of the change, before the rule is another one
+		fails  string
+		reload func(*config.Watch)
+		want   []string
+	}{
+		"held":    {hold: true, await: want{event: evConfigChanged, text: "waiting: a.service"}, reload: restart, want: []string{"restart a.service"}},
+		"at once": {reload: func(w *config.Watch) { w.Blame = 7 * time.Second }, want: []string{"reload a.service"}},
+		"unchecked": {before: config.Watch{Check: []string{"/bin/bad"}}, fails: "check", await: only(evConfigCheckFailed),
+			reload: func(w *config.Watch) { w.Check = nil }, want: []string{"check", "reload a.service"}},
+		"not loaded": {fails: "reload a.service", await: only(evConfigBlamed), reload: restart, want: []string{"reload a.service", "restart a.service"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := carry(t, tt.before, "a.service")
+			c.at(func(_ int, what string) *dbus.Error {
+				if what == tt.fails {
+					c.ends("failed")
+				}
+				return nil
+			})
+			if tt.hold {
+				c.hold(control.HoldRequest{All: true}, time.Hour)
+			}
+			c.write("1")
+			if tt.await.event != "" {
+				c.await(tt.await)
+			}
+			c.reload(tt.reload)
+			if tt.hold {
+				c.release(control.Selector{All: true})
+			}
+			c.does(tt.want...)
+		})
+	}
 }
+
+func restart(w *config.Watch) { w.Action = config.WatchRestart }
 
 // TestCarryTakenOver: what the guard that acted has carried, the one that takes over does not carry again; what that one
 // had not, it does.

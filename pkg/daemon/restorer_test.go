@@ -125,6 +125,7 @@ type pid1 struct {
 	all    string // result of all jobs that have none of their own
 	// What ends as failed did because it took too long.
 	timeout bool
+	before  func(what, unit string) *dbus.Error // called before a job is begun, if there is one
 	asked   []string
 	jobs    uint32
 }
@@ -224,6 +225,15 @@ func (m *pid1) job(what, unit string) (dbus.ObjectPath, *dbus.Error) {
 		return "", dbus.NewError("org.freedesktop.systemd1.TransactionIsDestructive", []any{"Transaction is destructive."})
 	}
 	m.asked = append(m.asked, what+" "+unit)
+	if before := m.before; before != nil {
+		m.mu.Unlock()
+		err := before(what, unit)
+		m.mu.Lock()
+		if err != nil {
+			m.mu.Unlock()
+			return "", err
+		}
+	}
 	result, fails := gocmp.Or(m.result[unit], m.all), m.fails[unit]
 	if m.timeout {
 		result = "failed"

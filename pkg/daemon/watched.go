@@ -41,10 +41,13 @@ type watchedRule struct {
 	Units map[string]*watchedUnit `json:"units"`
 }
 
+// unsure is in the place of a content where nobody knows what a unit has read.
+const unsure = "unsure"
+
 // watchedUnit is a service of which a process has or had the rule.
 type watchedUnit struct {
 	Names []string `json:"names"`          // of the processes
-	Took  string   `json:"took,omitempty"` // the content that it took, where that is not in force for all
+	Took  string   `json:"took,omitempty"` // the content that it took, where that is not in force for all; unsure: not known
 }
 
 // load reads the file. The error is about one that is there and is of no use.
@@ -180,13 +183,21 @@ func (w *watched) units(key string) map[string]watchedUnit {
 	return out
 }
 
-// took notes that a unit has another content than the others.
-func (w *watched) took(key, unit string, content watch.Sum) {
+// took notes that a unit has another content than the others, in hex, or unsure.
+func (w *watched) took(key, unit, content string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if rule := w.all[key]; rule != nil && rule.Units[unit] != nil {
-		rule.Units[unit].Took = hex.EncodeToString(content[:])
+		rule.Units[unit].Took = content
 	}
+}
+
+// has says whether a unit has a content, if it took what is in force for all or another one.
+func (u *watchedUnit) has(content, inForce watch.Sum) bool {
+	if u.Took == "" {
+		return content == inForce
+	}
+	return u.Took == hex.EncodeToString(content[:])
 }
 
 // forget forgets a unit that does not exist any more.

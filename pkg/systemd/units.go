@@ -135,7 +135,8 @@ func (u *Units) TryRestart(ctx context.Context, unit string) (result string, err
 	})
 }
 
-// Reload has a unit read its configuration. It is an error for one that has no way to; the result is as that of Start.
+// Reload has a unit read its configuration. The result is as that of Start. Errors: ErrNotApplicable for one that has no way
+// to.
 func (u *Units) Reload(ctx context.Context, unit string) (result string, err error) {
 	return u.job(ctx, "reload", unit, func(conn *sddbus.Conn, results chan<- string) error {
 		_, err := conn.ReloadUnitContext(ctx, unit, "fail", results)
@@ -145,6 +146,9 @@ func (u *Units) Reload(ctx context.Context, unit string) (result string, err err
 
 // ErrBusy: a job of somebody else for that unit, or one that it needs, is in the way.
 var ErrBusy = errors.New("another job is in its way")
+
+// ErrNotApplicable: a unit of that kind, or without such a command, cannot do it.
+var ErrNotApplicable = errors.New("the unit cannot do that")
 
 // ErrRuns: the wait for a job was given up; it has been begun, and may go on.
 var ErrRuns = errors.New("its job has not ended")
@@ -196,6 +200,8 @@ func (u *Units) job(ctx context.Context, what, unit string, begin func(conn *sdd
 				err = fmt.Errorf("%w: %w", ErrBusy, err)
 			case "UnitExists":
 				err = fmt.Errorf("%w: %w", ErrExists, err)
+			case "JobTypeNotApplicable":
+				err = fmt.Errorf("%w: %w", ErrNotApplicable, err)
 			}
 		}
 		return "", fmt.Errorf("%s %s: %w", what, unit, err)

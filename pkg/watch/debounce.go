@@ -17,6 +17,7 @@ type Snapshot struct {
 	Sums    map[string]Sum // of the files that are there, by path
 	Missing []string       // files that are named without a pattern and are not there
 	Problem string         // why not all could be looked at, "" if all could
+	Written uint64         // greater than at the look before if they were written since, be it with the same content
 }
 
 // whole: an unlinked file that its editor is about to write anew is no change.
@@ -26,6 +27,7 @@ func (s *Snapshot) whole() bool { return len(s.Missing) == 0 && s.Problem == "" 
 type Change struct {
 	Added, Changed, Removed []string // paths, against the last change that was reported, each in order
 	Content                 Sum      // of all of it, see SumOf
+	Written                 uint64   // another one if the files were written since it was told before, see Snapshot
 }
 
 // Files lists all paths of the change.
@@ -55,6 +57,7 @@ type Debouncer struct {
 	settle, patrol time.Duration
 
 	begun   bool
+	written uint64
 	told    map[string]Sum // of the last change that was reported
 	inForce map[string]Sum // of the last one that InForce was called for
 
@@ -96,6 +99,7 @@ func (d *Debouncer) Answer(now time.Duration, a Answer) {
 
 // Look takes in what a look found and says whether that is a change.
 func (d *Debouncer) Look(now time.Duration, s Snapshot) (Change, bool) {
+	d.written = s.Written
 	quiet := d.moved && now-d.touched >= d.settle
 	switch {
 	case !s.whole():
@@ -140,7 +144,7 @@ func (d *Debouncer) rest(now time.Duration, quiet bool) {
 // change is what the files hold now, with what they held before.
 func (d *Debouncer) change(before map[string]Sum) Change {
 	c := difference(before, d.told)
-	c.Content = SumOf(d.told)
+	c.Content, c.Written = SumOf(d.told), d.written
 	return c
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -38,6 +39,7 @@ type known struct {
 type looker struct {
 	patterns []string
 	seen     map[string]known
+	written  uint64
 }
 
 // isPattern says whether the last part of a path stands for several.
@@ -108,7 +110,10 @@ func (l *looker) look() Snapshot {
 			}
 		}
 	}
-	l.seen = now
+	if !maps.Equal(l.seen, now) {
+		l.written++
+	}
+	l.seen, s.Written = now, l.written
 	return s
 }
 

@@ -372,11 +372,23 @@ func TestAgain(t *testing.T) {
 	r.mu.Unlock()
 	r.write("a.conf", "2")
 	first, again := r.await(1), r.await(3)
-	if again.Content != first.Content || len(again.Files()) != 1 {
+	if again.Content != first.Content || again.Written != first.Written || len(again.Files()) != 1 {
 		t.Errorf("%+v, then %+v", first, again)
 	}
-	r.write("a.conf", "3")
+	r.write("a.conf", "2") // that it was written is told also where it holds the same
 	end := time.Now().Add(patience)
+	for n := 4; ; n++ {
+		if c := r.await(n); c.Content != first.Content {
+			t.Fatalf("%+v, then %+v", first, c)
+		} else if c.Written != first.Written {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("it is not told that it was written")
+		}
+	}
+	r.write("a.conf", "3")
+	end = time.Now().Add(patience)
 	for n := 4; r.await(n).Content == first.Content; n++ {
 		if time.Now().After(end) {
 			t.Fatal("the newest content is not told")

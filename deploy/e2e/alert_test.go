@@ -68,16 +68,23 @@ func (h *hook) ServeHTTP(_ http.ResponseWriter, r *http.Request) {
 }
 
 // open begins to listen, close ends it: connections are refused then.
-func (h *hook) open(m *Machine) {
+func (h *hook) open(m *Machine) { h.listener = m.serveHTTP(8080, h) }
+
+// serveHTTP answers requests to a port of 127.0.0.1 inside the machine.
+func (m *Machine) serveHTTP(port int, h http.Handler) (l net.Listener) {
+	m.t.Helper()
 	m.inNetwork(func() {
 		var err error
-		if h.listener, err = net.Listen("tcp", "127.0.0.1:8080"); err != nil {
+		if l, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err != nil {
 			m.t.Errorf("listen in the machine: %v", err)
 		}
 	})
-	l := h.listener
+	if l == nil {
+		m.t.FailNow()
+	}
 	go func() { _ = http.Serve(l, h) }()
 	m.t.Cleanup(func() { _ = l.Close() })
+	return l
 }
 
 func (h *hook) close() { _ = h.listener.Close() }

@@ -58,9 +58,10 @@ race: ## the same under the race detector, for packages that share memory
 	$(GOTEST) -race -count=1 $(RACY)
 
 .PHONY: soak
-soak: ## restarts of the guard under 1000 clients that hang, exit, crash and come, for SOAK_FOR=10m, and 1000 reloads (root only)
+soak: build ## restarts of the guard under 1000 clients that hang, exit, crash and come, for SOAK_FOR=10m, and 1000 reloads, of the daemon and in a booted systemd (root only)
 	LOAD_CLIENTS=1000 LOAD_FOR=$(SOAK_FOR) $(GO) test -v -count=1 -timeout=0 -run='^TestLoad$$' ./pkg/daemon
 	SOAK_RELOADS=1000 $(GO) test -v -count=1 -timeout=0 -run='^TestReloadUnderLoad$$' ./pkg/daemon
+	SOAK_RELOADS=1000 $(GO) test -v -count=1 -timeout=0 -run='^TestReloadsUnderLoad$$' ./deploy/e2e
 
 .PHONY: simulate
 simulate: ## random hosts, programs and faults for SIMULATE_FOR=10m, or as many schedules as SIMULATE=300000 says

@@ -158,11 +158,14 @@ func (m *Machine) alertmanager() (standing func() map[string]bool) {
 func TestAlerts(t *testing.T) {
 	eachSystemd(t, func(t *testing.T, root string) {
 		m := bootInstalled(t, root, Files{
-			"/etc/systemd/system/one.service":                           hangsOnce("always", "--ignore-term"),
-			"/etc/systemd/system/two.service":                           hangsOnce("always", "--ignore-term"),
-			"/etc/systemd/system/three.service":                         hangsOnce("always", "--ignore-term"),
-			"/etc/systemd/system/checkprocd-alert@.service":             "[Service]\nType=oneshot\nExecStart=/bin/sh -c 'echo \"$$0\" >>/run/alerts' %I\n",
-			"/etc/checkprocd/conf.d/alert.toml":                         noPressure + "[alert]\nunit = \"checkprocd-alert@.service\"\n",
+			"/etc/systemd/system/one.service":               hangsOnce("always", "--ignore-term"),
+			"/etc/systemd/system/two.service":               hangsOnce("always", "--ignore-term"),
+			"/etc/systemd/system/three.service":             hangsOnce("always", "--ignore-term"),
+			"/etc/systemd/system/checkprocd-alert@.service": "[Service]\nType=oneshot\nExecStart=/bin/sh -c 'echo \"$$0\" >>/run/alerts' %I\n",
+			"/etc/systemd/system/old.service":               service(beats("old")),
+			"/etc/systemd/system/flap.service":              service("/bin/sh -c 'test -e /run/mended || (sleep 3; kill -SEGV $$$$) & exec " + beats("flap") + "'"),
+			"/etc/checkprocd/conf.d/alert.toml": "limits.sample = \"1s\"\n" + noPressure + "[alert]\nunit = \"checkprocd-alert@.service\"\n[recovery]\nwait = \"1s\"\nattempts = 1\n" +
+				"[[rule]]\nmatch = { name = \"old\" }\nlimit = [ { of = \"age\", above = \"1s\", for = \"1s\", action = \"throttle\", cpu_quota = \"50%\" } ]\n",
 			"/etc/checkprocd/hook.secret":                               hookSecret + "\n",
 			"/etc/systemd/system/checkproc-alert.service.d/secret.conf": "[Service]\nLoadCredential=hook:/etc/checkprocd/hook.secret\n",
 			"/etc/checkprocd/alert.toml": `guard_floor = "2s"
@@ -214,7 +217,7 @@ off = true
 		m.Wait("Alertmanager shows its end", func() bool { x := standing(); return x != nil && !x["CheckprocAlertTest "] })
 
 		// An episode.
-		m.Run("systemctl start one three")
+		m.Run("systemctl start one three flap old")
 		first := h.await(m, "one", alert.Firing)
 		if a := first.Alert; a.Kind != "process" || a.Verdict != "hung" || a.Unit != "one.service" || a.PID == 0 || a.Severity != "warning" {
 			t.Errorf("%s: %+v", root, first)
@@ -233,6 +236,20 @@ off = true
 				return slices.Contains(strings.Split(out, "\n"), line)
 			})
 		}
+
+		// A limit, and what is done for it, until it is over; and what is given up, for longer than event_hold.
+		for _, kind := range []string{"limit", "throttled"} {
+			if a := h.await(m, kind, alert.Firing).Alert; a.Severity != "warning" || a.Unit != "old.service" {
+				t.Errorf("%s: %+v", root, a)
+			}
+		}
+		m.Wait("Alertmanager shows both", func() bool { x := standing(); return x["CheckprocLimit old"] && x["CheckprocThrottled "] })
+		if a := h.await(m, "gave-up", alert.Firing).Alert; a.Severity != "critical" || a.Unit != "flap.service" || a.Process != "flap" {
+			t.Errorf("%s: %+v", root, a)
+		}
+		m.Run("systemctl stop old")
+		h.await(m, "limit", alert.Resolved)
+		h.await(m, "throttled", alert.Resolved)
 
 		// The webhook is away, and the alerts are killed meanwhile, in the middle of an episode.
 		h.close()
@@ -253,8 +270,17 @@ off = true
 		m.startGuard()
 		h.await(m, "guard", alert.Resolved)
 
+		// What is given up stands, also after a comparison with the list of another guard.
 		var n alert.Notification
-		for what, want := range map[string][2]int{"one": {1, 1}, "guard": {1, 1}, "alert-test": {1, 1}, "three": {0, 0}} {
+		if standing := standing(); h.count("gave-up", alert.Resolved, &n) > 0 || !standing["CheckprocGaveUp flap"] {
+			t.Errorf("%s: flap is down and given up: told that it is over: %+v; Alertmanager shows %v", root, n, standing)
+		}
+		m.Run("touch /run/mended; checkprocctl recover flap")
+		if a := h.await(m, "gave-up", alert.Resolved).Alert; a.Event != "restored" {
+			t.Errorf("%s: %+v", root, a)
+		}
+
+		for what, want := range map[string][2]int{"gave-up": {1, 1}, "limit": {1, 1}, "throttled": {1, 1}, "one": {1, 1}, "guard": {1, 1}, "alert-test": {1, 1}, "three": {0, 0}} {
 			if got := [2]int{h.count(what, alert.Firing, &n), h.count(what, alert.Resolved, &n)}; got != want {
 				t.Errorf("%s: %s: told %v times that it stands and is over, want %v", root, what, got, want)
 			}

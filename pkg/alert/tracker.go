@@ -232,10 +232,10 @@ func conditionKey(kind string, e *control.Event) string {
 // subject is whom an event is about that comes back: its unit, or its name where a
 // command starts it, in another unit each time.
 func subject(e *control.Event) string {
-	if strings.HasSuffix(e.Unit, ".service") && !strings.HasPrefix(e.Unit, "checkprocd-run-") || e.Process == "" {
-		return e.Unit
+	if e.Unit == "" || strings.HasSuffix(e.Unit, ".scope") || strings.HasPrefix(e.Unit, "checkprocd-run-") {
+		return e.Process
 	}
-	return e.Process
+	return e.Unit
 }
 
 // alone are events below the level of an error that are worth an alert of their own.
@@ -575,7 +575,7 @@ func (t *Tracker) Reconcile(now time.Time, status control.Status, targets []cont
 		say(KindObserving, control.Event{Name: "observing", Level: control.LevelWarning, Message: "not acting: " + status.ModeReason})
 	}
 	for _, key := range slices.Sorted(maps.Keys(t.open)) {
-		if o := t.open[key]; o.Until.IsZero() && key != KindGuard && !stands[key] {
+		if t.open[key].Until.IsZero() && !stands[key] {
 			t.end(key, nil, now)
 		}
 	}

@@ -168,6 +168,7 @@ func TestReconcile(t *testing.T) {
 	tr.Step()
 	tr.Reconcile(at(time.Minute), control.Status{Mode: control.ModeActing, Tables: []control.Table{{State: control.TableMissing}}}, []control.Target{
 		{PID: 2, Episode: "2-5", Verdict: "hung"}, {PID: 3, Episode: "3-1", Verdict: "stopped", State: control.StateHeld, Name: "x"}, {PID: 4},
+		{PID: 5, Episode: "5-1", Verdict: "hung", Hold: "ordered by uid 0"}, {PID: 6, Episode: "6-1", Verdict: "unverified", State: control.StateUnverified},
 	})
 	expect(t, tr, "resolved 0 condemned, resolved 0 brake-on, firing 0 condemned, firing 0 table-lost")
 	tr.Event(event(4, "signalled", "1-5")) // was on its way
@@ -275,6 +276,117 @@ func BenchmarkWave(b *testing.B) {
 			}
 		}
 	}
+}
+
+// TestGaveUp: what is given up is no alert that ends by itself, but with a start, or with what the guard says.
+func TestGaveUp(t *testing.T) {
+	about := func(d time.Duration, name, process, unit string, pid int32) control.Event {
+		e := event(d, name, "")
+		e.Process, e.Unit, e.PID = process, unit, pid
+		return e
+	}
+	given := func(name, unit string) control.Status {
+		return control.Status{Mode: control.ModeActing, Recoveries: []control.Recovery{{Name: name, Unit: unit, GivenUp: true, NextUsec: 1}}}
+	}
+	waits := control.Status{Mode: control.ModeActing, Recoveries: []control.Recovery{{Name: "db", Unit: "db.service", Starts: 1, NextUsec: 1}}}
+	up := control.Status{Mode: control.ModeActing, Recoveries: []control.Recovery{{Name: "db", Unit: "db.service", Starts: 1}}}
+	begin := func() *Tracker {
+		tr := NewTracker(plain(0, 0), time.Minute, nil, nil)
+		tr.Event(about(0, "gave-up", "db", "db.service", 7))
+		expect(t, tr, "firing 0 gave-up")
+		tr.Tick(at(time.Hour))
+		tr.Reconcile(at(time.Hour), given("db", "db.service"), nil)
+		expect(t, tr, "")
+		return tr
+	}
+
+	tr := begin()
+	if s := tr.Standing(); len(s) != 1 || s[0].Alert.Severity != critical {
+		t.Errorf("%+v", s)
+	}
+	tr.Event(about(2*time.Hour, "retrying", "db", "db.service", 0))
+	tr.Reconcile(at(2*time.Hour), waits, nil)
+	expect(t, tr, "") // a try is no success
+	tr.Event(about(3*time.Hour, "restored", "db", "db.service", 8))
+	expect(t, tr, "resolved 0 restored")
+
+	tr = begin()
+	tr.Reconcile(at(2*time.Hour), up, nil) // `checkprocctl recover`, and it ran already
+	expect(t, tr, "resolved 0 gave-up")
+	tr.Reconcile(at(3*time.Hour), given("db", "db.service"), nil) // its event was lost
+	expect(t, tr, "firing 0 gave-up")
+
+	// Two units of one name, and one unit whose program takes another name each time.
+	tr = NewTracker(plain(0, 0), time.Minute, nil, nil)
+	tr.Event(about(0, "gave-up", "ftp", "ftp@1.service", 7))
+	tr.Event(about(1, "gave-up", "ftp", "ftp@2.service", 8))
+	expect(t, tr, "firing 0 gave-up, firing 0 gave-up")
+	tr.Event(about(2, "restored", "ftp-new", "ftp@1.service", 9))
+	expect(t, tr, "resolved 0 restored")
+	tr.Reconcile(at(time.Minute), given("ftp-newer", "ftp@2.service"), nil)
+	expect(t, tr, "")
+
+	// A command runs in another unit each time, the first one perhaps in a service.
+	for _, unit := range []string{"", "session-1.scope", "checkprocd-run-c-1.service", "shell.service"} {
+		tr = NewTracker(plain(0, 0), time.Minute, nil, nil)
+		tr.Event(about(0, "restore-failed", "c", unit, 7))
+		tr.Event(about(0, "gave-up", "c", unit, 7))
+		expect(t, tr, "firing 0 restore-failed, firing 0 gave-up")
+		tr.Reconcile(at(time.Second), given("c", ""), nil)
+		expect(t, tr, "")
+		tr.Event(about(2*time.Second, "restored", "c", unit, 7))
+		expect(t, tr, "resolved 0 restored, resolved 0 restored")
+	}
+	tr.Event(about(0, "gave-up", "c", "checkprocd-run-c-1.service", 7))
+	tr.Event(about(1, "restored", "c", "checkprocd-run-c-2.service", 8))
+	expect(t, tr, "firing 0 gave-up, resolved 0 restored")
+}
+
+// TestLimits: a limit that is exceeded is an alert until it no longer is, and so is a unit that has less for it.
+func TestLimits(t *testing.T) {
+	about := func(d time.Duration, name string, pid int32, reason string) control.Event {
+		e := event(d, name, "")
+		e.PID, e.Reason, e.Unit = pid, reason, "ftp.service"
+		return e
+	}
+	tr := NewTracker(plain(0, time.Hour), time.Minute, nil, nil)
+	tr.Event(about(0, "limit", 7, "memory 612MiB, limit 500MiB"))
+	tr.Event(about(1, "limit", 8, "memory 700MiB, limit 500MiB"))
+	tr.Event(about(2, "limit", 7, "cpu 93.1%, limit 90%"))
+	expect(t, tr, "firing 0 limit, firing 0 limit, firing 0 limit")
+	tr.Event(about(3, "throttled", 0, "MemoryHigh=400MiB"))
+	expect(t, tr, "firing 0 throttled")
+	for _, o := range tr.Standing() {
+		if o.Alert.Severity != warning {
+			t.Errorf("%+v", o)
+		}
+	}
+	tr.Event(about(4, "limit", 7, "memory 650MiB, limit 500MiB")) // what is done about it is another thing by now
+	tr.Tick(at(10 * time.Minute))
+	expect(t, tr, "")
+	tr.Event(about(11*time.Minute, "limit-over", 7, "memory 390MiB, limit 500MiB"))
+	expect(t, tr, "resolved 0 limit-over")
+
+	now := control.Status{Mode: control.ModeActing, Throttled: []control.Throttle{{Unit: "ftp.service", Has: "MemoryHigh=400MiB"}}}
+	tr.Reconcile(at(12*time.Minute), now, []control.Target{{PID: 7, Limits: []string{"cpu 95% > 90%: throttle"}}, {PID: 8, Limits: []string{"memory 701MiB > 500MiB: not acting: it is held"}}})
+	expect(t, tr, "")
+	now.Throttled[0].Unit = "web.service"
+	tr.Reconcile(at(13*time.Minute), now, []control.Target{{PID: 8, Limits: []string{"memory 702MiB > 500MiB: throttle", "threads 99 > 90: report"}}})
+	expect(t, tr, "resolved 0 limit, resolved 0 throttled, firing 0 limit, firing 0 throttled")
+	tr.Event(about(14*time.Minute, "limit-over", 8, "threads 9, limit 90"))
+	e := about(15*time.Minute, "unthrottled", 0, "MemoryHigh=infinity")
+	e.Unit = "web.service"
+	tr.Event(e)
+	expect(t, tr, "resolved 0 limit-over, resolved 0 unthrottled")
+
+	// In the middle of an episode: it is none of it.
+	e = about(16*time.Minute, "limit", 9, "age 31d, limit 30d")
+	e.Episode = "9-1"
+	tr.Event(e)
+	expect(t, tr, "firing 0 limit")
+	e.Name = "limit-over"
+	tr.Event(e)
+	expect(t, tr, "resolved 0 limit-over")
 }
 
 // history is one episode of the random ones.

@@ -58,6 +58,7 @@ func keyOf(r *config.Rule) string { return fmt.Sprintf("%q %q", r.Match, r.Watch
 // that is for whom and names what one was and did before keeps what is known of that.
 func (w *watches) set(rules []config.Rule) {
 	clear(w.rules)
+	named := map[string][]string{}
 	var begin []string
 	for i := range rules {
 		r := &rules[i]
@@ -68,7 +69,7 @@ func (w *watches) set(rules []config.Rule) {
 		for _, twice := w.rules[key]; twice; _, twice = w.rules[key] {
 			key += "+"
 		}
-		w.rules[key] = i
+		w.rules[key], named[key] = i, r.Watch.Files
 		w.learn = true
 		if now, ok := w.running[key]; ok && now.says == fmt.Sprintf("%q", r.Watch) {
 			continue
@@ -81,7 +82,7 @@ func (w *watches) set(rules []config.Rule) {
 		w.begin()
 	}
 	if w.watched != nil {
-		w.watched.stand(w.rules)
+		w.watched.stand(named)
 	}
 	for _, key := range begin {
 		ctx, cancel := context.WithCancel(context.Background())

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
 	"testing"
@@ -9,6 +10,7 @@ import (
 	"github.com/checkprocd/checkprocd/pkg/config"
 	"github.com/checkprocd/checkprocd/pkg/guard"
 	"github.com/checkprocd/checkprocd/pkg/systemd"
+	"github.com/checkprocd/checkprocd/pkg/watch"
 )
 
 // TestChangeUnderRestart changes a watched file while no guard runs, and while one only observes: the next one that acts
@@ -62,6 +64,34 @@ func TestChangeUnderRestart(t *testing.T) {
 	observer.await(want{event: evConfigChanged, text: "not acting"})
 	observer.stop()
 	begins(1).stop()
+}
+
+// TestStand: a rule that is for others by now keeps what is known of its files, one that names others does not, and none
+// takes it from one that stands.
+func TestStand(t *testing.T) {
+	w := &watched{all: map[string]*watchedRule{}}
+	a, b := []string{"/a", "/b"}, []string{"/b"}
+	sums := map[string]watch.Sum{"/a": {1}}
+	w.stand(map[string][]string{"x a": a})
+	w.learn("x a", "x.service", "x")
+	w.keep("x a", sums)
+	for key, named := range map[string][]string{"z a": a, "x b": b} {
+		w.stand(map[string][]string{"x a": a, key: named})
+		if got := w.known(key); got != nil {
+			t.Errorf("%s: %v", key, got)
+		}
+	}
+	w.stand(map[string][]string{"y a": a, "x b": b})
+	if got := w.known("y a"); !maps.Equal(got, sums) || len(w.units("y a")) != 0 {
+		t.Errorf("%v, %v", got, w.units("y a"))
+	}
+	if got := w.known("x b"); got != nil {
+		t.Errorf("%v", got)
+	}
+	w.stand(map[string][]string{})
+	if len(w.all) != 0 {
+		t.Errorf("%v", w.all)
+	}
 }
 
 func only(name guard.EventName) want { return want{event: name} }

@@ -37,6 +37,7 @@ type watched struct {
 }
 
 type watchedRule struct {
+	Named []string                `json:"named"` // the files, as the rule names them
 	Files map[string]string       `json:"files"` // what is in force: SHA-256 in hex, by path; nil: not known
 	Units map[string]*watchedUnit `json:"units"`
 }
@@ -98,15 +99,26 @@ func (w *watched) save() error {
 	return os.Rename(w.path+".new", w.path)
 }
 
-// stand forgets all rules but these.
-func (w *watched) stand(rules map[string]int) {
+// stand forgets all rules but these, by what they name. A new one begins with what is known
+// of the files of one that goes and names the same: who changes for whom a rule is may have
+// changed the files with it.
+func (w *watched) stand(rules map[string][]string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	maps.DeleteFunc(w.all, func(key string, _ *watchedRule) bool { _, ok := rules[key]; return !ok })
-	for key := range rules {
-		if w.all[key] == nil {
-			w.all[key] = &watchedRule{Units: map[string]*watchedUnit{}}
+	before := maps.Clone(w.all)
+	maps.DeleteFunc(w.all, func(key string, _ *watchedRule) bool { return rules[key] == nil })
+	for key, named := range rules {
+		if w.all[key] != nil {
+			w.all[key].Named = named
+			continue
 		}
+		rule := &watchedRule{Named: named, Units: map[string]*watchedUnit{}}
+		for old, was := range before {
+			if rules[old] == nil && rule.Files == nil && slices.Equal(was.Named, named) {
+				rule.Files = maps.Clone(was.Files)
+			}
+		}
+		w.all[key] = rule
 	}
 }
 

@@ -202,3 +202,86 @@ func TestConfigurationOfServices(t *testing.T) {
 		}
 	})
 }
+
+// appDecide is a check that has made up its mind about conf when something else happens, at its first run.
+const appDecide = `#!/bin/sh
+cd /etc/app/$1
+grep -q ^good conf
+accepts=$?
+test -e /run/$1.decided || { touch /run/$1.decided; eval "$2"; }
+exit $accepts
+`
+
+// TestConfigurationInBadMoments changes files while something else goes on: what a service loads is what a check has
+// accepted, and at last what is there. What it has loaded is kept in order.
+func TestConfigurationInBadMoments(t *testing.T) {
+	const load = "/bin/sh -c '%s cat /etc/app/%%N/conf >>/run/%%N.loaded'"
+	loads := "ExecReload=+" + fmt.Sprintf(load, "")
+	cases := []struct {
+		name   string
+		unit   string // how the service loads its configuration
+		during string // what happens while the check runs; "none": there is no check
+		first  string // in the directory of the configuration
+		event  string // of the unit, that follows
+		says   string
+		then   string
+		want   string
+	}{
+		{"underway", loads, "echo bad >conf", "echo good 2 >conf", "config-check-failed", "is not put in force", "echo good 3 >conf", "good 3"},
+		{"andback", loads, "echo bad >conf; echo good 2 >conf", "echo good 2 >conf", "", "", "", "good 2"},
+		{"torn", "ExecReload=+" + fmt.Sprintf(load, "test -e /run/%N.loaded || echo bad >/etc/app/%N/conf;"), "", "echo good 2 >conf",
+			"config-check-failed", "is in force already, perhaps", "echo good 3 >conf", "bad good 3"},
+		{"badgood", loads, "", "echo bad >conf", "config-check-failed", "is not put in force", "echo good 2 >conf", "good 2"},
+		{"mended", loads, "sed -i 's/app-decide/app-accepts/' /etc/checkprocd/conf.d/mended.toml", "echo better 2 >conf",
+			"config-check-failed", "is not put in force", "systemctl reload checkprocd", "better 2"},
+		{"swapped", loads, "", "mkdir 2 && echo good 2 >2/conf && ln -s 2 ..tmp && mv -T ..tmp ..data", "", "", "", "good 2"},
+		{"appears", loads, "none", "mv conf away; sleep 2; echo good 2 >conf", "", "", "", "good 2"},
+		{"noreload", "ExecStartPre=+" + fmt.Sprintf(load, ""), "none", "echo good 2 >conf", "config-delayed", `it has no ExecReload=; action = "restart"`,
+			`sed -i 's/settle/action = "restart", settle/' /etc/checkprocd/conf.d/noreload.toml; systemctl reload checkprocd`, "good 1 good 2"},
+	}
+	eachSystemd(t, func(t *testing.T, root string) {
+		files := Files{"/etc/checkprocd/conf.d/a.toml": noPressure, "/usr/lib/rig/app-decide": appDecide, "/usr/lib/rig/app-accepts": "#!/bin/sh\nexit 0\n"}
+		var names []string
+		for _, c := range cases {
+			names = append(names, c.name)
+			check := fmt.Sprintf(", check = [ \"/usr/lib/rig/app-decide\", %q, %q ]", c.name, c.during)
+			if c.during == "none" {
+				check = ""
+			}
+			files["/etc/checkprocd/conf.d/"+c.name+".toml"] = fmt.Sprintf("[[rule]]\nmatch = { unit = \"%[1]s.service\" }\nwatch = { files = [ \"/etc/app/%[1]s/conf\" ], settle = \"500ms\"%[2]s }\n", c.name, check)
+			files["/etc/systemd/system/"+c.name+".service"] = service(beats(c.name), c.unit)
+			files["/etc/app/"+c.name+"/1/conf"] = "good 1\n"
+		}
+		m := bootInstalled(t, root, files)
+		all := strings.Join(names, " ")
+		m.Run("cd /etc/app; for i in " + all + "; do (cd $i && ln -s 1 ..data && ln -s ..data/conf conf); done; systemctl start checkprocd " + all)
+		m.waitGuarded(len(cases))
+		for _, c := range cases {
+			m.Run("cd /etc/app/" + c.name + "; " + c.first)
+		}
+		for _, c := range cases {
+			if c.event == "" {
+				continue
+			}
+			r := m.awaitEvent(c.event, Fields{"CHECKPROC_UNIT": c.name + ".service"})
+			if !strings.Contains(r["MESSAGE"], c.says) {
+				t.Errorf("%s: %s: %q is not in %q", root, c.name, c.says, r["MESSAGE"])
+			}
+			m.Run("cd /etc/app/" + c.name + "; " + c.then)
+		}
+		for _, c := range cases {
+			var got string
+			m.Wait(c.name+" has loaded "+c.want, func() bool {
+				out, _ := m.Try("cat /run/" + c.name + ".loaded")
+				got = strings.ReplaceAll(out, "\n", " ")
+				return strings.HasSuffix(got, c.want)
+			})
+			if got != c.want {
+				t.Errorf("%s: %s has loaded %q, want %q", root, c.name, got, c.want)
+			}
+		}
+		if got := m.events("config-blamed"); len(got) != 0 {
+			t.Errorf("%s: %v", root, got)
+		}
+	})
+}

@@ -81,23 +81,33 @@ func (k *carrying) changed(ctx context.Context, c watch.Change) watch.Answer {
 	case len(p.todo) == 0:
 		return watch.Answer{InForce: p.over == 0}
 	case k.verdict == nil && len(k.spec.Check) > 0:
-		v, err := k.w.check(ctx, k.spec, p.todo)
-		switch {
-		case ctx.Err() != nil:
-			return watch.Answer{}
-		case err != nil:
-			wait := k.later(ctx, &k.checking, p.todo[0], fmt.Errorf("its check could not be run: %w", err))
-			if k.checking.over {
-				return watch.Answer{}
-			}
-			return watch.Answer{Again: wait}
-		}
-		k.verdict, k.checking = &v, attempt{}
-		return watch.Answer{Again: lookNow}
+		return k.judge(ctx, p.todo)
 	case k.verdict != nil && k.verdict.outcome != "":
 		k.refuse(ctx, p.todo)
 		return watch.Answer{}
 	}
+	return k.put(ctx, &p)
+}
+
+// judge has the check run.
+func (k *carrying) judge(ctx context.Context, units []string) watch.Answer {
+	v, err := k.w.check(ctx, k.spec, units)
+	if ctx.Err() != nil {
+		return watch.Answer{}
+	}
+	if err != nil {
+		wait := k.later(ctx, &k.checking, units[0], fmt.Errorf("its check could not be run: %w", err))
+		if k.checking.over {
+			return watch.Answer{}
+		}
+		return watch.Answer{Again: wait}
+	}
+	k.verdict, k.checking = &v, attempt{}
+	return watch.Answer{Again: lookNow}
+}
+
+// put has those units take the change that can, one after the other.
+func (k *carrying) put(ctx context.Context, p *plan) watch.Answer {
 	soonest := watch.Never
 	if len(p.waits) > 0 {
 		soonest = heldLook
@@ -121,8 +131,9 @@ func (k *carrying) changed(ctx context.Context, c watch.Change) watch.Answer {
 	return watch.Answer{Again: soonest}
 }
 
-// looked takes in what the files hold. It is false where they were written since the check
-// began, or since units took them, and hold the same: that has to settle.
+// looked takes in what the files hold, and forgets what became of a content that they held
+// before. It is false where they hold the same but were written since the check began, or
+// since units took it: that has to settle, and to be checked anew.
 func (k *carrying) looked(c watch.Change) bool {
 	relied := k.verdict != nil // on what the files held
 	for _, a := range k.units {

@@ -120,7 +120,10 @@ func TestReloadsUnderLoad(t *testing.T) {
 		}
 
 		m.Wait("who hung has ended", func() bool { return len(m.events("killed")) == hung })
-		m.waitGuarded(healthy + services)
+		m.Wait("all are guarded, and those who were restarted have left no record", func() bool {
+			s := m.status()
+			return s.Targets.Guarded == healthy+services && len(s.Tables) == 1 && s.Tables[0].Used == healthy+services
+		})
 		now := m.list()
 		for name, was := range first {
 			if restarted := name == unit(services-1) || name == unit(services-2); restarted != (now[name].PID != was.PID) || now[name].State != control.StateGuarded {

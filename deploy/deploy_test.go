@@ -67,6 +67,7 @@ var events = map[string]string{
 	"7f2d5c2a833f3dcf24d72753d0834390": "unthrottled",
 	"49c151506fcf5743645a789c959d5399": "restored",
 	"efaf3a9afb0eed981d19ea6ac3e2212e": "restore-failed",
+	"3ce0a0a0fe452fd6972bc4d01e83dae2": "left-down",
 	"98742bbe817234071eea426d1ca3d6f2": "gave-up",
 	"d1db01668c399241e4986b3e3f937f70": "retrying",
 	"1cfd01589a8a35f7c9929af4f0f69e57": "acting",

@@ -55,6 +55,8 @@ func (d *Daemon) act(decision guard.Decision) {
 		d.see(d.checkReaped(x))
 	case guard.RestoreUnit:
 		d.restorer.ask(restoreJob{guard.RestoreDone{Unit: x.Unit, PID: x.PID}, func(ctx context.Context) guard.RestoreDone { return d.restorer.restore(ctx, x) }})
+	case guard.RememberUnit:
+		d.restorer.remember(x)
 	case guard.RestartUnit:
 		d.restorer.ask(restoreJob{guard.RestoreDone{Unit: x.Unit, PID: x.PID}, func(ctx context.Context) guard.RestoreDone { return d.restorer.restart(ctx, x) }})
 	case guard.LookAtStarted:

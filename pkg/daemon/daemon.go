@@ -240,7 +240,7 @@ func (d *Daemon) run(ctx context.Context) error {
 	d.side(func() { d.alerter.run(sideCtx) })
 	d.side(func() { d.limiter.run(sideCtx) })
 	d.side(func() { d.sampler.run(sideCtx) })
-	d.restorer.remember(d.cfg.Rules)
+	d.restorer.follow(d.cfg.Rules)
 	d.watches.set(d.cfg.Rules)
 	var err error
 	if d.server, err = d.listen(); err != nil {

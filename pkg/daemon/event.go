@@ -65,6 +65,7 @@ var messageIDs = map[guard.EventName]string{
 	guard.EvUnreaped:      "ef284faba2cf64c7b36693e7f31f2b3c",
 	guard.EvRestored:      "49c151506fcf5743645a789c959d5399",
 	guard.EvRestoreFailed: "efaf3a9afb0eed981d19ea6ac3e2212e",
+	guard.EvLeftDown:      "3ce0a0a0fe452fd6972bc4d01e83dae2",
 	guard.EvGaveUp:        "98742bbe817234071eea426d1ca3d6f2",
 	guard.EvRetrying:      "d1db01668c399241e4986b3e3f937f70",
 	guard.EvActing:        "1cfd01589a8a35f7c9929af4f0f69e57",

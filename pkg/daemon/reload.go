@@ -129,7 +129,7 @@ func (d *Daemon) switchTo(next config.Config, who string) control.ReloadResult {
 	clear(d.users)
 	clear(d.lost) // what is still missing is said again
 	d.guard.SetConfig(d.cfg)
-	d.restorer.remember(next.Rules)
+	d.restorer.follow(next.Rules)
 	d.watches.set(next.Rules)
 	d.saved.behind = true
 	if old.CPActive.Enabled && !next.CPActive.Enabled {

@@ -20,9 +20,10 @@ const (
 	// restoreQueue bounds the units that wait for a look; more are answered as
 	// failed, and tried again by the guard.
 	restoreQueue = 1024
-	// restoreWorkers units are brought back at a time: a start job waits for its
-	// unit, and one that never becomes ready must not keep the others down.
-	restoreWorkers = 8
+	// restoresMax units are brought back at a time, each by a goroutine of its own: a
+	// start job waits for its unit, and some that take long must not keep the others
+	// down. The system bus allows 128 calls without an answer.
+	restoresMax = 100
 	// restoreTimeout bounds one look and start: a start job waits for the unit.
 	restoreTimeout = 90 * time.Second
 	// settleTime is how long a unit has to stay up before it counts as started: of
@@ -57,10 +58,14 @@ type restorer struct {
 	learn chan unitProcess
 	post  func(guard.Observation)
 
-	mu   sync.Mutex
-	runs map[string]bool // units of commands of which systemd is to remember how they end
+	settle time.Duration // settleTime
 
-	then chan []string // units of which systemd is to remember when they were stopped
+	mu    sync.Mutex
+	runs  map[string]bool // units of commands of which systemd is to remember how they end
+	then  []string        // units that rules restart after others
+	waits map[string]int  // units that wait to be brought back, and for how many
+
+	pins chan struct{} // either has changed: see pinAll
 }
 
 // restoreJob is one question to systemd.
@@ -77,8 +82,8 @@ type unitProcess struct {
 }
 
 func newRestorer(post func(guard.Observation)) *restorer {
-	return &restorer{queue: make(chan restoreJob, restoreQueue), learn: make(chan unitProcess, restoreQueue), post: post,
-		runs: map[string]bool{}, then: make(chan []string, 1)}
+	return &restorer{queue: make(chan restoreJob, restoreQueue), learn: make(chan unitProcess, restoreQueue), post: post, settle: settleTime,
+		runs: map[string]bool{}, waits: map[string]int{}, pins: make(chan struct{}, 1)}
 }
 
 // meet has a new target looked at, if it may be a main process: those are
@@ -110,40 +115,77 @@ func (r *restorer) learnMains(ctx context.Context) {
 	}
 }
 
-// remember has systemd keep what it knows about the units that are restarted after
+// follow has systemd keep what it knows about the units that are restarted after
 // others: it forgets of one that is down, and to which nobody refers, since when.
-func (r *restorer) remember(rules []config.Rule) {
+func (r *restorer) follow(rules []config.Rule) {
 	var units []string
 	for i := range rules {
 		units = append(units, rules[i].Then...)
 	}
-	select {
-	case <-r.then: // not taken yet
-	default:
-	}
-	r.then <- units
+	r.mu.Lock()
+	r.then = units
+	r.mu.Unlock()
+	r.pinSoon()
 }
 
-func (r *restorer) pinThen(ctx context.Context) {
+// remember does so for a unit that waits to be brought back: who starts and stops it
+// meanwhile leaves no other trace.
+func (r *restorer) remember(x guard.RememberUnit) {
+	r.mu.Lock()
+	if !x.Over {
+		r.waits[x.Unit]++
+	} else if r.waits[x.Unit]--; r.waits[x.Unit] <= 0 {
+		delete(r.waits, x.Unit)
+	}
+	r.mu.Unlock()
+	r.pinSoon()
+}
+
+func (r *restorer) pinSoon() {
+	select {
+	case r.pins <- struct{}{}:
+	default:
+	}
+}
+
+// pinAll pins what is to be remembered, and nothing else.
+func (r *restorer) pinAll(ctx context.Context) {
 	every := time.NewTicker(pinEvery)
 	defer every.Stop()
-	var units []string
+	pinned, again := map[string]bool{}, false
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case now := <-r.then:
-			for _, unit := range units {
-				if !slices.Contains(now, unit) {
-					r.pin(ctx, unit, r.units.Unpin)
-				}
-			}
-			units = now
-		case <-every.C:
+		case <-r.pins:
+			again = false
+		case <-every.C: // which costs nothing for those that still are
+			again = true
 			r.forgetRuns(ctx)
 		}
-		for _, unit := range units {
-			r.pin(ctx, unit, r.units.Pin)
+		wanted := map[string]bool{}
+		r.mu.Lock()
+		for _, unit := range r.then {
+			wanted[unit] = true
+		}
+		for unit := range r.waits {
+			wanted[unit] = true
+		}
+		for unit := range r.runs {
+			wanted[unit] = true
+		}
+		r.mu.Unlock()
+		for unit := range pinned {
+			if !wanted[unit] {
+				r.pin(ctx, unit, r.units.Unpin)
+				delete(pinned, unit)
+			}
+		}
+		for unit := range wanted {
+			if again || !pinned[unit] {
+				r.pin(ctx, unit, r.units.Pin)
+				pinned[unit] = true
+			}
 		}
 	}
 }
@@ -175,7 +217,7 @@ func (r *restorer) keep(ctx context.Context, unit string) {
 // forget does nothing for other units.
 func (r *restorer) forget(ctx context.Context, unit string) {
 	r.mu.Lock()
-	is := r.runs[unit]
+	is := r.runs[unit] && r.waits[unit] == 0
 	delete(r.runs, unit)
 	r.mu.Unlock()
 	if is {
@@ -204,24 +246,28 @@ func (r *restorer) run(ctx context.Context) {
 	defer r.units.Close()
 	var all sync.WaitGroup
 	all.Go(func() { r.learnMains(ctx) })
-	all.Go(func() { r.pinThen(ctx) })
-	for range restoreWorkers {
-		all.Go(func() { r.work(ctx) })
-	}
-	all.Wait()
-}
-
-func (r *restorer) work(ctx context.Context) {
-	for {
-		select {
-		case j := <-r.queue:
-			limited, cancel := context.WithTimeout(ctx, restoreTimeout)
-			r.post(j.do(limited))
-			cancel()
-		case <-ctx.Done():
-			return
+	all.Go(func() { r.pinAll(ctx) })
+	all.Go(func() {
+		free := make(chan struct{}, restoresMax)
+		for ctx.Err() == nil {
+			select {
+			case free <- struct{}{}:
+			case <-ctx.Done():
+				return
+			}
+			select {
+			case j := <-r.queue:
+				all.Go(func() {
+					limited, cancel := context.WithTimeout(ctx, restoreTimeout)
+					defer cancel()
+					r.post(j.do(limited))
+					<-free
+				})
+			case <-ctx.Done():
+			}
 		}
-	}
+	})
+	all.Wait()
 }
 
 // leaving says whether the system goes down: nothing is started any more.
@@ -251,17 +297,21 @@ func (r *restorer) restore(ctx context.Context, x guard.RestoreUnit) guard.Resto
 		}
 	}
 	start := mayStart(x, state, x.Main || state.ExecMainPID == x.PID, &out)
-	if state.Down() {
+	if state.Down() && !x.Look {
 		r.forget(ctx, x.Unit) // it is decided
 	}
 	if !start {
+		return out
+	}
+	if x.Look {
+		out.Down = true
 		return out
 	}
 	unit := x.Unit
 	var result string
 	var err error
 	if x.Command == nil {
-		result, err = r.units.Start(ctx, unit)
+		result, err = r.start(ctx, unit)
 	} else {
 		// The name is the same when it is asked for again after a crash of the
 		// guard: then it runs already.
@@ -287,8 +337,8 @@ func (r *restorer) restore(ctx context.Context, x guard.RestoreUnit) guard.Resto
 		out.Failed, out.Unasked, out.Reason = true, true, err.Error()
 	case err != nil:
 		out.Failed, out.Reason = true, err.Error()
-	case result == "canceled":
-		out.Coming, out.Reason = true, "somebody else's job took the place of its start"
+	case result == "canceled": // a stop, most likely
+		out.Reason = "somebody else's job took the place of its start"
 	case result != "done":
 		out.Failed, out.Reason = true, "its start job ended as "+result
 	default:
@@ -302,6 +352,24 @@ func (r *restorer) restore(ctx context.Context, x guard.RestoreUnit) guard.Resto
 		r.forget(ctx, unit)
 	}
 	return out
+}
+
+// start starts a unit. The result tells why it failed, where systemd knows. How often it
+// is started is for the guard's budget to say: a start limit that is hit begins anew.
+func (r *restorer) start(ctx context.Context, unit string) (result string, err error) {
+	for range 2 {
+		if result, err = r.units.Start(ctx, unit); err != nil || result != "failed" {
+			return result, err
+		}
+		state, err := r.units.State(ctx, unit)
+		if err == nil && state.Active == "failed" {
+			result = "failed: " + state.End()
+		}
+		if err != nil || state.Result != "start-limit-hit" || r.units.ResetFailed(ctx, unit) != nil {
+			break
+		}
+	}
+	return result, nil
 }
 
 // mayStart says whether a process is to be started again, by what systemd says
@@ -329,7 +397,7 @@ func mayStart(x guard.RestoreUnit, s systemd.UnitState, main bool, out *guard.Re
 	case !known:
 		out.Reason = "it is " + s.Load
 	case s.Job || s.Active == "activating" || s.Active == "deactivating":
-		out.Coming, out.Reason = true, "systemd restarts it: "+s.Active
+		out.Coming, out.Reason = true, "somebody else starts or stops it: it is "+s.Active
 	case !s.Down():
 		out.Up, out.Reason = true, "systemd restarted it: "+s.Active
 	case !x.Crashed && s.Stopped(x.Struck-alike): // somebody was stopping it, and it hung over that
@@ -337,7 +405,7 @@ func mayStart(x guard.RestoreUnit, s systemd.UnitState, main bool, out *guard.Re
 	case (x.Crashed || s.ExecMainPID != 0 && s.ExecMainPID != x.PID) && !s.Crashed():
 		out.Reason = "it was stopped: " + s.Active // by somebody who wants it to be
 	case s.Dropped():
-		out.Reason = "it was stopped before systemd restarted it"
+		out.Reason = "it was stopped before systemd restarted it, or reset"
 	case s.OfConnection(x.Unit):
 		out.Reason = "its socket starts it, for each connection"
 	default:
@@ -358,7 +426,7 @@ func stoppedWith(x guard.RestoreUnit, s systemd.UnitState) bool {
 // command shall not end well, either.
 func (r *restorer) fails(ctx context.Context, unit string, command bool) string {
 	select {
-	case <-time.After(settleTime):
+	case <-time.After(r.settle):
 	case <-ctx.Done():
 		return ""
 	}
@@ -367,9 +435,9 @@ func (r *restorer) fails(ctx context.Context, unit string, command bool) string 
 	case err != nil: // it was started
 		return ""
 	case state.Active == "failed":
-		return fmt.Sprintf("it failed within %s: %s", settleTime, state.End())
+		return fmt.Sprintf("it failed within %s: %s", r.settle, state.End())
 	case command && state.Active == "inactive":
-		return fmt.Sprintf("it ended within %s", settleTime)
+		return fmt.Sprintf("it ended within %s", r.settle)
 	}
 	return ""
 }
@@ -406,7 +474,7 @@ func (r *restorer) restart(ctx context.Context, x guard.RestartUnit) guard.Resto
 	}
 	state, err := r.units.State(ctx, x.Unit)
 	var first systemd.UnitState
-	if err == nil && state.Active == "inactive" && slices.Contains(state.Needs, x.After) {
+	if err == nil && state.Down() && slices.Contains(state.Needs, x.After) {
 		first, err = r.units.State(ctx, x.After)
 	}
 	switch {
@@ -419,13 +487,16 @@ func (r *restorer) restart(ctx context.Context, x guard.RestartUnit) guard.Resto
 	case state.Job || state.Active == "activating" || state.Active == "deactivating":
 		out.Reason = "somebody else starts or stops it: it is " + state.Active
 		return out
-	case state.Active == "inactive" && !fellWith(state, first, x):
+	case state.Active == "failed" && state.Fell < x.Ended-alike:
+		out.Reason = "it had failed before"
+		return out
+	case state.Down() && !state.Crashed() && !fellWith(state, first, x):
 		out.Reason = "it was stopped"
 		return out
 	}
 	var result string
 	if state.Down() {
-		result, err = r.units.Start(ctx, x.Unit)
+		result, err = r.start(ctx, x.Unit)
 	} else {
 		result, err = r.units.TryRestart(ctx, x.Unit)
 	}
@@ -441,6 +512,10 @@ func (r *restorer) restart(ctx context.Context, x guard.RestartUnit) guard.Resto
 	case result != "done":
 		out.Failed, out.Reason = true, "its restart job ended as "+result
 	default:
+		if why := r.fails(ctx, x.Unit, false); why != "" {
+			out.Failed, out.Reason = true, why
+			break
+		}
 		out.Started, out.Reason = true, "it was "+state.Active
 	}
 	return out

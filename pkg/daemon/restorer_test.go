@@ -43,6 +43,14 @@ func TestMayStart(t *testing.T) {
 	stopped.Active, stopped.Result = "inactive", "success"
 	dropped := ended("inactive", "signal", 10, 9) // a stop of one that waits for its restart leaves the result
 	forgotten := systemd.UnitState{Load: "loaded", Active: "inactive"}
+	killed := ended("inactive", "success", 10, 9) // and reset: it was failed
+	killed.ExitCode, killed.ExitStatus = 2, int32(unix.SIGKILL)
+	forgiven := killed
+	forgiven.Forgiving = true
+	mute := ended("failed", "signal", 8, 9)
+	mute.Mute = true
+	unready := ended("failed", "exit-code", 5, 9)
+	unready.Begun = 7
 	command := &config.Command{Args: []string{"/bin/x"}}
 	by, crash, perhaps := guard.RestoreUnit{PID: pid, Sure: true}, guard.RestoreUnit{PID: pid, Crashed: true, Sure: true}, guard.RestoreUnit{PID: pid, Crashed: true}
 	with := func(x guard.RestoreUnit) guard.RestoreUnit { x.Command = command; return x }
@@ -60,19 +68,25 @@ func TestMayStart(t *testing.T) {
 		{"ended, forgotten", by, forgotten, true, true, guard.RestoreDone{Reason: "it was inactive"}},
 		{"ended, systemd gave up", by, again, true, true, guard.RestoreDone{Reason: "it was failed"}},
 		{"ended, and stopped since", by, stopped, true, false, guard.RestoreDone{Reason: "it was stopped: inactive"}},
-		{"ended, and stopped before systemd restarted it", by, dropped, true, false, guard.RestoreDone{Reason: "it was stopped before systemd restarted it"}},
+		{"ended, and stopped before systemd restarted it", by, dropped, true, false, guard.RestoreDone{Reason: "it was stopped before systemd restarted it, or reset"}},
+		{"ended, and reset", by, killed, true, false, guard.RestoreDone{Reason: "it was stopped before systemd restarted it, or reset"}},
+		{"ended by what counts as success", by, forgiven, true, true, guard.RestoreDone{Reason: "it was inactive"}},
+		{"ended while it was being stopped, and cannot say STOPPING=1", by, mute, true, false, guard.RestoreDone{Reason: "it was being stopped: failed"}},
+		{"ended, then failed before READY=1", by, func() systemd.UnitState { s := unready; s.ExecMainPID = 43; return s }(), true, true, guard.RestoreDone{Reason: "it was failed"}},
 		{"no main process", by, ended("inactive", "success", 10, 9), false, false, guard.RestoreDone{Reason: "pid 42 was not its main process"}},
-		{"systemd restarts", by, systemd.UnitState{Load: "loaded", Active: "activating", ExecMainPID: pid}, true, false, guard.RestoreDone{Coming: true, Reason: "systemd restarts it: activating"}},
-		{"a job", by, job, true, false, guard.RestoreDone{Coming: true, Reason: "systemd restarts it: failed"}},
-		{"it stops", by, systemd.UnitState{Load: "loaded", Active: "deactivating", ExecMainPID: pid}, true, false, guard.RestoreDone{Coming: true, Reason: "systemd restarts it: deactivating"}},
+		{"systemd restarts", by, systemd.UnitState{Load: "loaded", Active: "activating", ExecMainPID: pid}, true, false, guard.RestoreDone{Coming: true, Reason: "somebody else starts or stops it: it is activating"}},
+		{"a job", by, job, true, false, guard.RestoreDone{Coming: true, Reason: "somebody else starts or stops it: it is failed"}},
+		{"it stops", by, systemd.UnitState{Load: "loaded", Active: "deactivating", ExecMainPID: pid}, true, false, guard.RestoreDone{Coming: true, Reason: "somebody else starts or stops it: it is deactivating"}},
 		{"systemd restarted", by, systemd.UnitState{Load: "loaded", Active: "active", ExecMainPID: 43}, true, false, guard.RestoreDone{Up: true, Reason: "systemd restarted it: active"}},
 		{"gone", by, systemd.UnitState{Load: "not-found", Active: "inactive"}, true, false, guard.RestoreDone{Reason: "it is not-found"}},
 		{"masked", by, systemd.UnitState{Load: "masked", Active: "inactive"}, true, false, guard.RestoreDone{Reason: "it is masked"}},
 
 		{"crash", crash, ended("failed", "signal", 10, 9), true, true, guard.RestoreDone{Reason: "it was failed"}},
 		{"crash in its start", crash, starting("signal"), true, true, guard.RestoreDone{Reason: "it was failed"}},
-		{"stopped in its start, perhaps", crash, starting("exit-code"), true, false, guard.RestoreDone{Reason: "it was stopped: failed"}},
+		{"crash in its start, or stopped", crash, starting("exit-code"), true, true, guard.RestoreDone{Reason: "it was failed"}},
 		{"crash, told by the unit alone", perhaps, ended("failed", "exit-code", 9, 9), true, true, guard.RestoreDone{Reason: "it was failed"}},
+		{"crash before READY=1, after an earlier life", crash, unready, true, true, guard.RestoreDone{Reason: "it was failed"}},
+		{"crash before READY=1", crash, func() systemd.UnitState { s := unready; s.Left = 0; return s }(), true, true, guard.RestoreDone{Reason: "it was failed"}},
 		{"stopped", perhaps, ended("inactive", "success", 8, 9), true, false, guard.RestoreDone{Reason: "it was stopped: inactive"}},
 		{"stopped, and crashed of it", crash, ended("failed", "exit-code", 8, 9), true, false, guard.RestoreDone{Reason: "it was stopped: failed"}},
 		{"a crash that counts as success", crash, ended("inactive", "success", 10, 9), true, false, guard.RestoreDone{Reason: "it was stopped: inactive"}},
@@ -126,6 +140,7 @@ type pid1 struct {
 	// What ends as failed did because it took too long.
 	timeout bool
 	before  func(what, unit string) *dbus.Error // called before a job is begun, if there is one
+	limited map[string]bool                     // units that are not started until they are reset: true
 	asked   []string
 	jobs    uint32
 }
@@ -235,7 +250,8 @@ func (m *pid1) job(what, unit string) (dbus.ObjectPath, *dbus.Error) {
 		}
 	}
 	result, fails := gocmp.Or(m.result[unit], m.all), m.fails[unit]
-	if m.timeout {
+	limited := m.limited[unit]
+	if m.timeout || limited {
 		result = "failed"
 	}
 	m.jobs++
@@ -245,6 +261,11 @@ func (m *pid1) job(what, unit string) (dbus.ObjectPath, *dbus.Error) {
 		result = "done"
 	}
 	switch {
+	case limited:
+		m.set(unit, "loaded", "failed", 7)
+		m.mu.Lock()
+		m.units[unit]["Result"] = dbus.MakeVariant("start-limit-hit")
+		m.mu.Unlock()
 	case fails, m.timeout:
 		m.set(unit, "loaded", "failed", 7)
 	case result == "done":
@@ -260,6 +281,14 @@ func (m *pid1) TryRestartUnit(unit, _ string) (dbus.ObjectPath, *dbus.Error) {
 }
 func (m *pid1) ReloadUnit(unit, _ string) (dbus.ObjectPath, *dbus.Error) {
 	return m.job("reload", unit)
+}
+
+func (m *pid1) ResetFailedUnit(unit string) *dbus.Error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.asked = append(m.asked, "reset "+unit)
+	delete(m.limited, unit)
+	return nil
 }
 
 func (m *pid1) RefUnit(unit string) *dbus.Error   { return m.pin(unit, true) }
@@ -303,7 +332,8 @@ func (m *pid1) calls() []string {
 func TestRestorer(t *testing.T) {
 	m := fakeBus(t)
 	for unit, active := range map[string]string{"down.service": "failed", "bad.service": "failed", "flap.service": "inactive", "up.service": "active",
-		"b.service": "active", "failed.service": "failed", "stopped.service": "inactive"} {
+		"b.service": "active", "failed.service": "failed", "failed-before.service": "failed", "failed-stopped.service": "failed", "limited.service": "failed", "look.service": "failed",
+		"flaps.service": "active", "stopped.service": "inactive"} {
 		m.set(unit, "loaded", active, 42)
 	}
 	const s = 1e6 // in microseconds
@@ -319,6 +349,10 @@ func TestRestorer(t *testing.T) {
 			property(unit, "BindsTo", []string{"x.service", "a.service"})
 		}
 	}
+	property("failed.service", "InactiveEnterTimestampMonotonic", uint64(101*s))
+	property("failed-before.service", "InactiveEnterTimestampMonotonic", uint64(98*s))
+	property("failed-stopped.service", "InactiveEnterTimestampMonotonic", uint64(101*s))
+	property("failed-stopped.service", "ActiveExitTimestampMonotonic", uint64(8)) // before its main process ended
 	m.set("a.service", "loaded", "active", 42)
 	property("a.service", "InactiveEnterTimestampMonotonic", uint64(160*s))
 	m.set("c.service", "loaded", "active", 42)
@@ -334,9 +368,11 @@ func TestRestorer(t *testing.T) {
 	property("echo@1.service", "TriggeredBy", []string{"echo.socket"})
 	m.mu.Lock()
 	m.busy["busy.service"], m.busy["busy-down.service"] = true, true
-	m.result["bad.service"], m.fails["flap.service"] = "failed", true
+	m.result["bad.service"], m.fails["flap.service"], m.fails["flaps.service"] = "failed", true, true
+	m.limited = map[string]bool{"limited.service": true}
 	m.mu.Unlock()
 	r := newRestorer(func(guard.Observation) {})
+	r.settle = time.Millisecond
 	defer r.units.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
@@ -347,8 +383,10 @@ func TestRestorer(t *testing.T) {
 		want guard.RestoreDone
 	}{
 		{guard.RestoreUnit{Unit: "down.service"}, guard.RestoreDone{Started: true, Reason: "it was failed"}},
-		{guard.RestoreUnit{Unit: "bad.service"}, guard.RestoreDone{Failed: true, Reason: "its start job ended as failed"}},
-		{guard.RestoreUnit{Unit: "flap.service"}, guard.RestoreDone{Failed: true, Reason: "it failed within 2s: exit-code"}},
+		{guard.RestoreUnit{Unit: "bad.service"}, guard.RestoreDone{Failed: true, Reason: "its start job ended as failed: exit-code"}},
+		{guard.RestoreUnit{Unit: "limited.service"}, guard.RestoreDone{Started: true, Reason: "it was failed"}},
+		{guard.RestoreUnit{Unit: "look.service", Look: true}, guard.RestoreDone{Down: true, Reason: "it was failed"}},
+		{guard.RestoreUnit{Unit: "flap.service"}, guard.RestoreDone{Failed: true, Reason: "it failed within 1ms: exit-code"}},
 		{guard.RestoreUnit{Unit: "busy-down.service"}, guard.RestoreDone{Coming: true, Reason: "start busy-down.service: another job is in its way: Transaction is destructive."}},
 		{guard.RestoreUnit{Unit: "echo@1.service"}, guard.RestoreDone{Reason: "its socket starts it, for each connection"}},
 		{guard.RestoreUnit{Unit: "up.service"}, guard.RestoreDone{Up: true, Reason: "systemd restarted it: active"}},
@@ -369,6 +407,9 @@ func TestRestorer(t *testing.T) {
 	}{
 		{guard.RestartUnit{Unit: "b.service"}, guard.RestoreDone{Started: true, Reason: "it was active"}},
 		{guard.RestartUnit{Unit: "failed.service"}, guard.RestoreDone{Started: true, Reason: "it was failed"}},
+		{guard.RestartUnit{Unit: "failed-before.service"}, guard.RestoreDone{Reason: "it had failed before"}},
+		{guard.RestartUnit{Unit: "failed-stopped.service"}, stopped},
+		{guard.RestartUnit{Unit: "flaps.service"}, guard.RestoreDone{Failed: true, Reason: "it failed within 1ms: exit-code"}},
 		{guard.RestartUnit{Unit: "stopped.service", Ended: ended}, stopped},
 		{guard.RestartUnit{Unit: "bound.service"}, guard.RestoreDone{Started: true, Reason: "it was inactive"}},
 		{guard.RestartUnit{Unit: "late.service"}, guard.RestoreDone{Started: true, Reason: "it was inactive"}}, // with the last of it
@@ -389,9 +430,9 @@ func TestRestorer(t *testing.T) {
 			t.Errorf("%+v: %s", tt.x, diff)
 		}
 	}
-	want := []string{"start down.service", "start bad.service", "start flap.service",
+	want := []string{"start down.service", "start bad.service", "start limited.service", "reset limited.service", "start limited.service", "start flap.service",
 		"run Type=exec Description=x, started again by the process guard ExecStart=[[/bin/x [/bin/x a b] false]] CollectMode=inactive-or-failed User=idc " + as,
-		"restart b.service", "start failed.service", "start bound.service", "start late.service", "start with.service"}
+		"restart b.service", "start failed.service", "restart flaps.service", "start bound.service", "start late.service", "start with.service"}
 	if diff := cmp.Diff(want, m.calls()); diff != "" {
 		t.Error(diff)
 	}
@@ -494,4 +535,72 @@ func TestMainProcess(t *testing.T) {
 	case <-time.After(patience):
 		t.Error("nothing is told")
 	}
+}
+
+// TestSlowStarts: units that take long to start do not keep others down.
+func TestSlowStarts(t *testing.T) {
+	answers := make(chan guard.Observation, restoresMax)
+	r := newRestorer(func(o guard.Observation) { answers <- o })
+	ctx, cancel := context.WithCancel(t.Context())
+	var done sync.WaitGroup
+	done.Go(func() { r.run(ctx) })
+	slow := func(ctx context.Context) guard.RestoreDone { <-ctx.Done(); return guard.RestoreDone{} }
+	for range restoresMax - 1 {
+		r.ask(restoreJob{guard.RestoreDone{}, slow})
+	}
+	quick := guard.RestoreDone{Unit: "quick.service", Started: true}
+	r.ask(restoreJob{quick, func(context.Context) guard.RestoreDone { return quick }})
+	select {
+	case o := <-answers:
+		if o != quick {
+			t.Errorf("%+v", o)
+		}
+	case <-time.After(patience):
+		t.Error("no answer")
+	}
+	cancel()
+	done.Wait()
+}
+
+// TestRemember has systemd remember units while they wait to be brought back, or are in a rule.
+func TestRemember(t *testing.T) {
+	m := fakeBus(t)
+	r := newRestorer(func(guard.Observation) {})
+	ctx, cancel := context.WithCancel(t.Context())
+	var done sync.WaitGroup
+	done.Go(func() { r.run(ctx) })
+	defer done.Wait()
+	defer cancel()
+	pinned := func(want ...string) {
+		t.Helper()
+		var got []string
+		for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(time.Millisecond) {
+			got = nil
+			m.mu.Lock()
+			for unit, is := range m.pinned {
+				if is {
+					got = append(got, unit)
+				}
+			}
+			m.mu.Unlock()
+			if slices.Sort(got); slices.Equal(got, want) {
+				return
+			}
+		}
+		t.Fatalf("%q are remembered, want %q", got, want)
+	}
+	r.follow([]config.Rule{{Then: []string{"then.service"}}})
+	for range 2 {
+		r.remember(guard.RememberUnit{Unit: "a.service"})
+	}
+	r.remember(guard.RememberUnit{Unit: "then.service"})
+	pinned("a.service", "then.service")
+	r.remember(guard.RememberUnit{Unit: "a.service", Over: true})
+	r.remember(guard.RememberUnit{Unit: "b.service"})
+	pinned("a.service", "b.service", "then.service")
+	r.remember(guard.RememberUnit{Unit: "a.service", Over: true})
+	r.follow(nil)
+	pinned("b.service", "then.service")
+	r.remember(guard.RememberUnit{Unit: "then.service", Over: true})
+	pinned("b.service")
 }

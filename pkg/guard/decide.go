@@ -91,11 +91,13 @@ type CheckReaped struct {
 
 // RestoreUnit asks to start Unit if PID was its main process (0: whoever), it is inactive
 // or failed now, and no job waits ([RestoreDone], later). What has Crashed is started
-// only if its unit failed by itself, and was not being stopped.
+// only if its unit failed by itself, and was not being stopped. Look: nothing is started;
+// the answer to what would be is Down.
 type RestoreUnit struct {
 	Unit    string
 	PID     int32
 	Target  TargetID // that ended
+	Look    bool
 	Crashed bool
 	Sure    bool            // that it crashed, by its exit status
 	Main    bool            // it was the unit's main process while it lived; else systemd may still say so
@@ -104,6 +106,13 @@ type RestoreUnit struct {
 	User    string        // that PID ran as
 	Struck  time.Duration // when the first signal was sent to it, CLOCK_MONOTONIC; 0: there was none
 	Ended   time.Duration // when, CLOCK_MONOTONIC: the same when it is asked for again
+}
+
+// RememberUnit asks to keep what systemd knows about a unit until that is Over, although
+// it is down and nobody refers to it; once for each time that it was asked for.
+type RememberUnit struct {
+	Unit string
+	Over bool
 }
 
 // RestartUnit asks to restart a unit because the unit After came back ("" for a
@@ -166,6 +175,7 @@ func (BeginLadder) decision()     {}
 func (CancelLadder) decision()    {}
 func (CheckReaped) decision()     {}
 func (RestoreUnit) decision()     {}
+func (RememberUnit) decision()    {}
 func (RestartUnit) decision()     {}
 func (LookAtStarted) decision()   {}
 func (RestartForLimit) decision() {}

@@ -47,6 +47,7 @@ const (
 	EvUnreaped      EventName = "unreaped"
 	EvRestored      EventName = "restored"
 	EvRestoreFailed EventName = "restore-failed"
+	EvLeftDown      EventName = "left-down"
 	EvGaveUp        EventName = "gave-up"
 	EvRetrying      EventName = "retrying"
 	EvActing        EventName = "acting"

@@ -205,13 +205,14 @@ type UnitStarted struct {
 }
 
 // RestoreDone answers [RestoreUnit], [RestartUnit] and [LookAtStarted]. At most one of Started,
-// Up, Coming and Failed is set; none: it is left alone.
+// Up, Coming, Down and Failed is set; none: it is left alone.
 type RestoreDone struct {
 	Unit    string
 	PID     int32
 	Started bool
 	Up      bool   // it runs again
 	Coming  bool   // somebody else is about to start it, or to stop it
+	Down    bool   // it would be started
 	Failed  bool   // worth another try
 	Unasked bool   // and nothing was started: nobody could be asked
 	As      string // the unit of a command that was started

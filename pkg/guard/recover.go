@@ -17,9 +17,10 @@ const (
 	// maxStarts is how many starts of a budget are remembered: a rule may allow
 	// as many in a window.
 	maxStarts = 100
-	// maxLooks bounds the looks at a unit that systemd is about to start, for the
-	// sake of those that are restarted after it.
-	maxLooks = 100
+	// maxLooks bounds the looks at a unit that somebody else starts or stops, and
+	// looksApart the time between two: more than an hour and a half together.
+	maxLooks   = 30
+	looksApart = 5 * time.Minute
 	// thenLate is how long after it came back those after it are restarted: by
 	// then an order has held them for so long that somebody has seen to them.
 	thenLate = 10 * time.Minute
@@ -32,11 +33,14 @@ const (
 // an outage.
 //
 //	waits ──its time──▶ asked ──started, or up──▶ those after it, one by one ──▶ done, or
-//	  ▲  ▲                │ │ └──left alone──▶ done            looked at, until it registers
-//	  │  └─failed, or ────┘ └──failed, and its budget is spent──▶ given up        │
-//	  │  │ systemd is about to                                       │   failed before that:
-//	  │  └───────────────────────────────────────────────────────────┼─────── a failed start
-//	  └──────────────── by hand, or after give_up ───────────────────┘
+//	  ▲  ▲                │ │ └──left down, which is said──▶ done  looked at, until it registers
+//	  │  └─failed, or ────┘ └──down, and its budget is spent──▶ given up          │
+//	  │  │ somebody is at it                                       │     failed before that:
+//	  │  └─────────────────────────────────────────────────────────┼───────── a failed start
+//	  └──────────────── by hand, or after give_up ─────────────────┘
+//
+// Who asks looks before he starts. Where the budget has no start left he is to look only:
+// what ended may be up, or be somebody's stop, and that is no reason to give it up.
 //
 // One without a process (pid 0) is of a unit that was started for another cause than an
 // end: see [UnitStarted].
@@ -53,8 +57,9 @@ type recovery struct {
 	main    bool          // it was its unit's main process
 	struck  time.Duration // when the first signal was sent, mono; 0: there was none
 	ended   time.Duration // mono
-	looks   int           // that did not settle it
+	looks   int           // at which somebody else was starting or stopping it
 	next    int           // who is to be started: 0 it itself, n the nth of those after it
+	look    bool          // it is to be looked at only: there was no start left
 	under   bool          // asked, the answer has not come
 	asked   string        // of which unit
 	looking bool          // asked how what was started is
@@ -132,7 +137,7 @@ func (g *Guard) planRecovery(ix int32, crashed, sure bool) {
 	t := &g.targets[ix]
 	p, unit := &t.policy, t.facts.Unit
 	switch {
-	case !g.acting || p.Restart == config.RestartNone || t.facts.Parent == procctl || t.untouchable() != "":
+	case !g.acting || p.Restart == config.RestartNone || t.facts.Parent == procctl:
 		return
 	case crashed && p.Action == config.ActionReport:
 		return
@@ -143,6 +148,10 @@ func (g *Guard) planRecovery(ix int32, crashed, sure bool) {
 	}
 	t.returns = true
 	r := recovery{id: t.id, newest: g.nextID, pid: t.pid, name: t.displayName(), user: t.facts.User, unit: unit, crashed: crashed, sure: sure, main: t.main, struck: t.struck, ended: g.clock.last}
+	if why := t.untouchable(); why != "" {
+		g.leftDown(&r, why)
+		return
+	}
 	g.pruneBudgets()
 	if len(g.pending) >= maxRecoveries || len(g.budgets) >= maxBudgets {
 		e := r.event(EvRestoreFailed, LevelError, "too many wait to be started again")
@@ -152,15 +161,25 @@ func (g *Guard) planRecovery(ix int32, crashed, sure bool) {
 	}
 	b := g.budgetOf(&r, p)
 	b.last = g.clock.attn
-	g.schedule(&r, p)
+	r.at = g.clock.attn + b.backoff(&g.cfg.Recovery, b.streak)
+	if r.look = !b.left(p.Window, p.Attempts, r.at); r.look {
+		r.at = g.clock.attn + g.cfg.Recovery.Wait
+	}
 	for i := range g.holds { // one for its pid ends with it; the others are looked at when its time has come
 		if h := &g.holds[i]; h.id == t.id {
 			r.at = max(r.at, g.clock.attn+h.until-g.clock.last)
 		}
 	}
-	if r.parked && keyOf(p, r.name, r.unit).unit != "" { // one for each unit is enough
-		g.pending = slices.DeleteFunc(g.pending, func(o recovery) bool { return o.parked && o.name == r.name && o.unit == r.unit })
+	if keyOf(p, r.name, r.unit).unit != "" { // one that is given up is enough for each unit
+		g.pending = slices.DeleteFunc(g.pending, func(o recovery) bool {
+			same := o.parked && o.name == r.name && o.unit == r.unit
+			if same {
+				g.remember(&o, false)
+			}
+			return same
+		})
 	}
+	g.remember(&r, true)
 	g.pending = append(g.pending, r)
 }
 
@@ -173,6 +192,21 @@ func (o MainProcess) apply(g *Guard) {
 			r.main = true
 		}
 	}
+}
+
+// remember has systemd keep what it knows about the unit of a recovery, for as long as
+// that waits: who has started and stopped it meanwhile wants it to be down.
+func (g *Guard) remember(r *recovery, keep bool) {
+	if isService(r.unit) {
+		g.decide(RememberUnit{Unit: r.unit, Over: !keep})
+	}
+}
+
+// leftDown says why what ended does not come back.
+func (g *Guard) leftDown(r *recovery, why string) {
+	e := r.event(EvLeftDown, LevelNotice, why)
+	e.Message = fmt.Sprintf("%s is left down: %s", r.what(), why)
+	g.emit(e)
 }
 
 // policyOf is what the rules say by now about what ended.
@@ -248,10 +282,19 @@ func (b *budget) backoff(c *config.Recovery, streak int) time.Duration {
 // left then.
 func (g *Guard) schedule(r *recovery, p *config.Policy) {
 	b := g.budgetOf(r, p)
-	r.at = g.clock.attn + b.backoff(&g.cfg.Recovery, b.streak)
-	if b.given || b.within(p.Window, r.at) >= p.Attempts && !g.unsettled(b) {
+	r.look, r.at = false, g.clock.attn+b.backoff(&g.cfg.Recovery, b.streak)
+	switch {
+	case b.left(p.Window, p.Attempts, r.at):
+	case !b.given && g.unsettled(b):
+		r.look, r.at = true, g.clock.attn+g.cfg.Recovery.Wait
+	default:
 		g.giveUp(r, b, p)
 	}
+}
+
+// left says whether a budget has a start left at a time.
+func (b *budget) left(window time.Duration, attempts int, at time.Duration) bool {
+	return !b.given && b.within(window, at) < attempts
 }
 
 // unsettled says whether a start of a budget is under way: where it was none, it is
@@ -270,6 +313,7 @@ func (g *Guard) isOf(r *recovery, b *budget) bool {
 func (g *Guard) giveUp(r *recovery, b *budget, p *config.Policy) {
 	r.parked, r.at = true, never
 	if b.given {
+		g.leftDown(r, fmt.Sprintf("it is given up for %s more", seconds(b.until-g.clock.attn)))
 		return
 	}
 	b.name, b.given, b.until = r.name, true, g.clock.attn+g.cfg.Recovery.GiveUp
@@ -303,6 +347,7 @@ func (g *Guard) recoverDue() {
 	for i := range g.pending {
 		r := g.pending[i]
 		if r.at <= g.clock.attn && !g.proceed(&r) {
+			g.remember(&r, false)
 			continue
 		}
 		keep = append(keep, r)
@@ -315,8 +360,14 @@ func (g *Guard) recoverDue() {
 func (g *Guard) proceed(r *recovery) bool {
 	p := g.policyOf(r)
 	held := slices.ContainsFunc(g.holds, func(h hold) bool { return h.All || h.id == 0 && config.Glob(h.Name, r.name) })
+	shield := g.cfg.Protected(r.name, r.unit)
 	switch {
-	case r.next > len(p.Then) && g.proven(r), p.Restart == config.RestartNone, g.cfg.Protected(r.name, r.unit) != "": // by now
+	case r.next > len(p.Then) && g.proven(r), p.Restart == config.RestartNone, shield != "": // by now
+		if r.next == 0 && shield != "" {
+			g.leftDown(r, "protected by "+shield)
+		} else if r.next == 0 {
+			g.leftDown(r, "its rule says so by now")
+		}
 		return false
 	case !g.acting || held: // as was ordered; nothing is lost
 		r.at = g.clock.attn + g.cfg.Recovery.Wait
@@ -348,18 +399,13 @@ func (g *Guard) proceed(r *recovery) bool {
 		r.comeBack(g.clock.attn)
 		return g.proceed(r)
 	default:
-		if b := g.budgetOf(r, &p); !r.taken && !b.take(r, p.Window, p.Attempts, g.clock.attn) { // others of its name were faster
-			if b.given || !g.unsettled(b) {
-				g.giveUp(r, b, &p)
-			} else {
-				r.at = g.clock.attn + g.cfg.Recovery.Wait
-			}
-			return true
+		if !r.taken && !r.look {
+			g.budgetOf(r, &p).take(r, p.Window, p.Attempts, g.clock.attn)
 		}
 		r.asked = r.unit
-		g.decide(RestoreUnit{Unit: r.unit, PID: r.pid, Target: r.id, Crashed: r.crashed, Sure: r.sure, Main: r.main, Command: p.Command, Name: r.name, User: r.user, Struck: r.struck, Ended: r.ended})
+		g.decide(RestoreUnit{Unit: r.unit, PID: r.pid, Target: r.id, Look: !r.taken, Crashed: r.crashed, Sure: r.sure, Main: r.main, Command: p.Command, Name: r.name, User: r.user, Struck: r.struck, Ended: r.ended})
 	}
-	r.under, r.at = true, never
+	r.under, r.look, r.at = true, false, never
 	return true
 }
 
@@ -399,7 +445,8 @@ func (g *Guard) proved(r *recovery, p *config.Policy, o RestoreDone) {
 		g.startFailed(r, p, e)
 	case o.Up, o.Coming, o.Unasked:
 		r.at = attn + min(max((attn-r.start)/2, g.cfg.Recovery.Wait), max(g.cfg.Recovery.Cap, g.cfg.Recovery.Wait))
-	default: // stopped, or it ended well
+	default:
+		g.leftDown(r, "it was stopped, or ended well, after it was started: "+o.Reason)
 	}
 }
 
@@ -451,7 +498,14 @@ func (g *Guard) unitStarted(name, unit, problem string) {
 	case slices.ContainsFunc(g.pending, func(o recovery) bool { return o.unit == unit && o.under }): // it is looked at
 		return
 	}
-	g.pending = slices.DeleteFunc(g.pending, func(o recovery) bool { return o.pid == 0 && o.unit == unit })
+	g.remember(&r, true)
+	g.pending = slices.DeleteFunc(g.pending, func(o recovery) bool {
+		same := o.pid == 0 && o.unit == unit
+		if same {
+			g.remember(&o, false)
+		}
+		return same
+	})
 	if problem == "" {
 		r.at = g.clock.attn + g.cfg.Recovery.Wait
 	} else {
@@ -484,7 +538,7 @@ func (g *Guard) spares(unit string) (why string, held bool) {
 
 // take takes a start for a recovery, if there is one left.
 func (b *budget) take(r *recovery, window time.Duration, attempts int, now time.Duration) bool {
-	if b.given || b.within(window, now) >= attempts {
+	if !b.left(window, attempts, now) {
 		return false
 	}
 	b.add(r, now)
@@ -531,7 +585,7 @@ func (g *Guard) successor(r *recovery) bool {
 // by now, it may have been one.
 func (g *Guard) refund(r *recovery, p *config.Policy, runs bool) {
 	b := g.budgetOf(r, p)
-	if i := slices.Index(b.starts, r.start); i >= 0 && !(r.lost && runs) {
+	if i := slices.Index(b.starts, r.start); r.taken && i >= 0 && !(r.lost && runs) {
 		b.starts = slices.Delete(b.starts, i, i+1)
 		b.streak--
 	}
@@ -552,11 +606,11 @@ func (o RestoreDone) apply(g *Guard) {
 		case r.next > 0:
 			g.restarted(r, o)
 		default:
-			r.taken = false
 			g.restored(r, &p, o)
-			r.lost = false
+			r.taken, r.lost = false, false
 		}
 		if r.at == never && !r.parked {
+			g.remember(r, false)
 			g.pending = slices.Delete(g.pending, i, i+1)
 		}
 		return
@@ -591,13 +645,16 @@ func (g *Guard) restored(r *recovery, p *config.Policy, o RestoreDone) {
 		r.comeBack(attn)
 	case o.Coming:
 		g.refund(r, p, true)
-		if r.looks++; len(p.Then) > 0 && r.looks < maxLooks {
-			r.at = attn + g.cfg.Recovery.Wait
+		if r.looks++; r.looks < maxLooks {
+			r.at = g.lookAgain(r)
+		} else {
+			g.leftDown(r, fmt.Sprintf("%s, and that %s after its end", o.Reason, seconds(g.clock.last-r.ended)))
 		}
+	case o.Down: // which was only to be looked at
+		g.schedule(r, p)
 	case o.Failed && o.Unasked: // the bus is away, say: that is no fault of the unit
 		g.refund(r, p, true)
-		r.looks = min(r.looks+1, maxLooks)
-		r.at = attn + g.budgetOf(r, p).backoff(&g.cfg.Recovery, r.looks)
+		r.at = g.lookAgain(r)
 		if r.problem != o.Reason {
 			r.problem = o.Reason
 			e := r.event(EvRestoreFailed, LevelError, o.Reason)
@@ -614,6 +671,7 @@ func (g *Guard) restored(r *recovery, p *config.Policy, o RestoreDone) {
 			how = fmt.Sprintf(" after its main process %d crashed", r.pid)
 		}
 		e.Message = fmt.Sprintf("%s could not be started again%s: %s", r.what(), how, o.Reason)
+		r.taken = false
 		if g.successor(r) { // what ended now is that one: it comes back for itself
 			g.budgetOf(r, p).last = attn
 			g.emit(e)
@@ -623,7 +681,13 @@ func (g *Guard) restored(r *recovery, p *config.Policy, o RestoreDone) {
 		g.startFailed(r, p, e)
 	default:
 		g.refund(r, p, false)
+		g.leftDown(r, o.Reason)
 	}
+}
+
+// lookAgain is when a unit is looked at once more: the later the longer it takes.
+func (g *Guard) lookAgain(r *recovery) time.Duration {
+	return g.clock.attn + max(g.cfg.Recovery.Wait, min((g.clock.last-r.ended)/2, looksApart))
 }
 
 // restarted takes in what came of the restart of a unit that follows another.
@@ -783,6 +847,7 @@ func (r *recovery) save(w *writer) {
 	w.dur(r.ended)
 	w.u32(uint32(r.looks))
 	w.u32(uint32(r.next))
+	w.flag(r.look)
 	w.flag(r.under)
 	w.flag(r.parked)
 	w.flag(r.started)
@@ -810,9 +875,9 @@ func (g *Guard) restoreRecoveries(r *reader) {
 	attn := g.clock.attn
 	for n := r.count(maxRecoveries); n > 0 && !r.bad; n-- {
 		x := recovery{at: r.upTo(never), id: TargetID(r.u64()), newest: TargetID(r.u64()), pid: int32(r.u32()), name: r.str(), user: r.str(), unit: r.str(), crashed: r.flag(), sure: r.flag(), main: r.flag(),
-			struck: r.upTo(g.clock.last), ended: r.upTo(g.clock.last), looks: r.count(maxLooks), next: r.count(maxThen), under: r.flag(), parked: r.flag(), started: r.flag(), as: r.str(), taken: r.flag(), start: r.upTo(attn), lost: r.flag(), problem: r.str()}
+			struck: r.upTo(g.clock.last), ended: r.upTo(g.clock.last), looks: r.count(maxLooks), next: r.count(maxThen), look: r.flag(), under: r.flag(), parked: r.flag(), started: r.flag(), as: r.str(), taken: r.flag(), start: r.upTo(attn), lost: r.flag(), problem: r.str()}
 		if x.under { // the answer was lost with the daemon: ask again
-			x.under, x.at, x.lost = false, attn, x.taken
+			x.under, x.at, x.lost, x.look = false, attn, x.taken, !x.taken
 		}
 		if x.parked != (x.at == never) {
 			r.bad = true

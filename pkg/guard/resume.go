@@ -12,6 +12,9 @@ const reopenWait = time.Second
 
 func (Resumed) apply(g *Guard) {
 	g.nextScan = g.clock.last + time.Microsecond
+	for i := range g.pending {
+		g.remember(&g.pending[i], true)
+	}
 	for ix := range g.targets {
 		t := &g.targets[ix]
 		if !t.used {

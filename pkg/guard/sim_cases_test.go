@@ -22,6 +22,7 @@ func TestOrphanOfTheOpened(t *testing.T) {
 // them.
 func TestSimCases(t *testing.T) {
 	cases := map[string]string{
+		"a start is given back while one is looked at":        "0s host 0 0 14; 0s unit 0 16847 13057; 4.73s slow-bus 3 0 0; 10.654s restart 0 0 0; 12s use 0 0 0",
 		"what was not witnessed of a forming record counts":   "0s start 0 0 0; 1s pause 6 0 0",
 		"nor while no timeout is in force":                    "0s start 0 46506 0; 0s reuse 0 12749 0; 0s reload 8 0 0; 0s forge 0 0 38; 9s late-ticks 6 0 0; 2s reload 0 0 0",
 		"registers anew on the ladder":                        "0s start 0 226 0; 10s rejoin 0 0 0",

@@ -45,6 +45,7 @@ type question struct {
 	id   TargetID
 	unit string
 	look bool     // whether what was started is there
+	only bool     // whether it were to be started
 	of   *account // nil: of one of those after it
 	then int      // which one
 }
@@ -184,7 +185,7 @@ func (s *sim) asksForStart(d RestoreUnit) {
 	case plain(p) && d.Name != nameOfPlain(p):
 		s.failf("start", "%d is to be started as %s", p.pid, d.Name)
 	case d.PID == 0:
-		if a.given {
+		if a.given && !d.Look {
 			s.failf("given up", "%s is to be started", d.Unit)
 		}
 	case d.Unit != p.facts.Unit || d.User != p.facts.User:
@@ -199,16 +200,18 @@ func (s *sim) asksForStart(d RestoreUnit) {
 		s.failf("start", "%d is to be started, and had no ladder", p.pid)
 	case h.settled && h.settledIn == s.restarts:
 		s.failf("start", "%d is to be started again, which was settled", p.pid)
-	case a.given:
+	case a.given && !d.Look:
 		s.failf("given up", "%d is to be started, and %s%s is given up", p.pid, a.unit, a.name)
 	}
-	lost := h.unheard
-	s.paced2(p, a, lost)
-	if !lost {
-		s.take(a, d.Target, policy)
+	if !d.Look {
+		lost := h.unheard
+		s.paced2(p, a, lost)
+		if !lost {
+			s.take(a, d.Target, policy)
+		}
+		a.called = d.Name
 	}
-	a.called = d.Name
-	s.questions = append(s.questions, question{p: p, id: d.Target, unit: d.Unit, of: a})
+	s.questions = append(s.questions, question{p: p, id: d.Target, unit: d.Unit, of: a, only: d.Look})
 	s.owings = slices.DeleteFunc(s.owings, func(o owing) bool { return o.p == p })
 	s.ladderBegan = true // the registry is written
 }
@@ -274,6 +277,9 @@ func (s *sim) answered(o RestoreDone) {
 		then = s.policyOf(nameOfPlain(q.p)).Then
 	}
 	refund := func(runs bool) {
+		if q.only {
+			return
+		}
 		if n := slices.IndexFunc(a.starts, func(t taken) bool { return t.id == q.id && !(t.lost && runs) && t.at == a.lastOf(q.id) }); n >= 0 {
 			a.starts = slices.Delete(a.starts, n, n+1)
 			a.setStreak(s.now, a.streakNow()-1)
@@ -299,13 +305,11 @@ func (s *sim) answered(o RestoreDone) {
 		}
 		// What was started had registered: that one comes back for itself.
 		if !slices.ContainsFunc(s.all, func(p *proc) bool { return p.past.id > h.id && p.facts.Unit == o.Unit && p.past.id > 0 }) || o.Unasked {
-			s.owings = append(s.owings, owing{p: q.p, key: [2]string{a.unit, a.name}, at: s.now, due: s.attn + s.longest()})
+			s.owings = append(s.owings, owing{p: q.p, key: [2]string{a.unit, a.name}, at: s.now, due: s.attn + s.longest() + (s.now-h.endedAt)/2})
 		}
-	case o.Coming:
+	case o.Coming, o.Down:
 		refund(true)
-		if len(then) == 0 {
-			settle()
-		}
+		s.owings = append(s.owings, owing{p: q.p, key: [2]string{a.unit, a.name}, at: s.now, due: s.attn + s.longest() + (s.now-h.endedAt)/2})
 	default:
 		refund(false)
 		settle()
@@ -471,7 +475,7 @@ func (s *sim) saysOfStarts(e *Event) {
 		if a.given {
 			s.failf("given up", "%s%s twice", a.unit, a.name)
 		}
-		if slices.ContainsFunc(s.questions, func(q question) bool { return q.of == a }) && s.restarts == 0 {
+		if slices.ContainsFunc(s.questions, func(q question) bool { return q.of == a && !q.only }) && s.restarts == 0 {
 			s.failf("given up", "%s%s, while a start is under way", a.unit, a.name)
 		}
 		if n := len(a.starts); n < policy.Attempts && !a.doubt && s.restarts == 0 && s.reloaded == 0 {

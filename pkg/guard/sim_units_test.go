@@ -327,6 +327,8 @@ func (s *sim) startAgain(d RestoreUnit) (o RestoreDone, started bool) {
 		pid := s.freePid()
 		if d.Crashed && !d.Sure || p == nil {
 			o.As, o.Reason = "", "nobody knows whether it crashed"
+		} else if d.Look {
+			o.As, o.Down = "", true
 		} else if pid < 0 || len(s.tables) == 0 || s.refuse > 0 {
 			s.refuse = max(s.refuse-1, 0)
 			o.Failed, o.Reason = true, "it could not be started"
@@ -343,6 +345,8 @@ func (s *sim) startAgain(d RestoreUnit) (o RestoreDone, started bool) {
 		o.Up = true
 	case d.Crashed && u.state != unitFailed, u.stoppedAt > 0 && (d.Crashed || u.stoppedAt <= d.Struck), d.PID != 0 && u.ran != p && u.state != unitFailed:
 		o.Reason = "it was stopped"
+	case d.Look:
+		o.Down = true
 	case u.refused > 0 || s.refuse > 0:
 		u.refused, s.refuse = max(u.refused-1, 0), max(s.refuse-1, 0)
 		o.Failed, o.Reason = true, "its start job ended as failed"

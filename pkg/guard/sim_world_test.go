@@ -170,9 +170,9 @@ func (s *sim) forgets() {
 			s.oweNext(q.p, max(q.then-1, 0))
 			continue
 		}
-		q.p.past.unheard = true
+		q.p.past.unheard = !q.only
 		for i := range q.of.starts {
-			if t := &q.of.starts[i]; t.id == q.id && t.at == q.of.lastOf(q.id) {
+			if t := &q.of.starts[i]; !q.only && t.id == q.id && t.at == q.of.lastOf(q.id) {
 				t.lost = true
 			}
 		}

@@ -64,6 +64,7 @@ type world struct {
 	exitDelay   time.Duration                 // until an exit notice comes; negative: never
 	sim         *sim                          // what watches this world instead of the checks below; nil: nothing
 	onRestore   func(RestoreUnit) RestoreDone // answers it instead, where it is set
+	onGlance    func(RestoreUnit) RestoreDone // answers one that is to look only; nil: it is down
 	onLook      func(LookAtStarted) RestoreDone
 	restoreTime time.Duration // until an answer comes, if more than 200 ms
 
@@ -75,7 +76,8 @@ type world struct {
 	// What was seen.
 	events  []logged
 	signals []sent
-	asked   []Decision // decisions that tests look at: RestoreUnit, RepairSemaphore, CatchOldGuard, DropTable
+	asked   []Decision     // decisions that tests look at: RestoreUnit (not Look), RepairSemaphore, CatchOldGuard, DropTable
+	kept    map[string]int // units that are remembered, and for how many
 	clears  int
 	asks    int // for consent
 	wakes   int
@@ -154,7 +156,7 @@ func testConfig() *config.Config {
 }
 
 func newWorld(t reporter, configure ...func(*config.Config)) *world {
-	w := &world{t: t, cfg: testConfig(), now: 1000 * sec, procs: map[int32]*proc{}, held: map[TargetID]*proc{}, acts: true, fresh: true}
+	w := &world{t: t, cfg: testConfig(), now: 1000 * sec, procs: map[int32]*proc{}, held: map[TargetID]*proc{}, kept: map[string]int{}, acts: true, fresh: true}
 	for _, f := range configure {
 		f(w.cfg)
 	}
@@ -391,6 +393,7 @@ func (w *world) restartFrom(state []byte) {
 	}
 	w.g, w.fresh = g, true
 	clear(w.held)
+	clear(w.kept)
 	// What was under way in the daemon is lost; the semaphore, attachments and
 	// whatever a test posted are of the world.
 	w.mail = slices.DeleteFunc(w.mail, func(l letter) bool {
@@ -538,7 +541,18 @@ func (w *world) do(d Decision) Observation {
 		return Reaped{Target: d.Target, Ending: ending, Zombie: p != nil && w.procs[p.pid] == p, Parent: 2, ParentComm: "procctl"}
 	case LookAtStarted:
 		w.systemd(d)
-	case RestoreUnit, RestartUnit, RestartForLimit, LookAtUnit, SetUnitLimits:
+	case RememberUnit:
+		if w.kept[d.Unit]++; d.Over {
+			if w.kept[d.Unit] -= 2; w.kept[d.Unit] < 0 {
+				w.t.Errorf("%v: %s is forgotten, and was not remembered", w.now, d.Unit)
+			}
+		}
+	case RestoreUnit:
+		if !d.Look {
+			w.asked = append(w.asked, d)
+		}
+		w.systemd(d)
+	case RestartUnit, RestartForLimit, LookAtUnit, SetUnitLimits:
 		w.asked = append(w.asked, d)
 		w.systemd(d)
 	case DropTable:
@@ -561,14 +575,23 @@ func (w *world) systemd(d Decision) {
 	switch d := d.(type) {
 	case RestoreUnit:
 		o := RestoreDone{Up: true, Reason: "active"}
-		if w.onRestore != nil {
+		switch {
+		case d.Look && w.onGlance != nil:
+			o = w.onGlance(d)
+		case d.Look:
+			o = RestoreDone{Down: true, Reason: "it was failed"}
+		case w.onRestore != nil:
 			o = w.onRestore(d)
 		}
-		if len(w.restoreRes) > 0 {
+		if len(w.restoreRes) > 0 && !d.Look {
 			o, w.restoreRes = w.restoreRes[0], w.restoreRes[1:]
 		}
 		o.Unit, o.PID = d.Unit, d.PID
-		w.post(max(w.restoreTime, 200*ms), o)
+		if d.Look {
+			w.post(200*ms, o)
+		} else {
+			w.post(max(w.restoreTime, 200*ms), o)
+		}
 	case LookAtStarted:
 		if w.onLook != nil {
 			o := w.onLook(d)

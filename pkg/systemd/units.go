@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -44,6 +45,8 @@ type UnitState struct {
 	Restarts     uint32 // of a service, by its Restart=, since it was last started otherwise
 	ExitCode     int32  // how the last main process ended: CLD_EXITED, CLD_KILLED, CLD_DUMPED; 0: not yet
 	ExitStatus   int32  // its exit status, or the signal
+	Forgiving    bool   // of a service: an end that is no clean one may count as success all the same
+	Mute         bool   // of a service: it can tell systemd nothing (NotifyAccess=none)
 
 	Begun time.Duration // when it was last begun to be started, CLOCK_MONOTONIC; 0: never
 	Left  time.Duration // when it last ceased to be active
@@ -69,23 +72,34 @@ func (s UnitState) Down() bool {
 var ownResults = []string{"watchdog", "oom-kill"}
 
 // Crashed reports whether the unit has failed by itself. A service that is being stopped leaves the state active before
-// its main process ends, and fails all the same when that ends badly; one that crashes leaves it afterwards.
-// In its start, where it is not active yet, one that ends by a signal has crashed: a stop then counts as clean, or as a timeout.
+// its main process ends, and fails all the same when that ends badly; one that crashes leaves it afterwards, or has not
+// been active since it was begun.
 func (s UnitState) Crashed() bool {
-	inStart := s.Left < s.Begun && (s.Result == "signal" || s.Result == "core-dump")
-	return s.Down() && s.Active == "failed" && (s.Left >= s.Ended || inStart || slices.Contains(ownResults, s.Result))
+	return s.Down() && s.Active == "failed" && !s.Stopped(math.MaxInt64)
 }
 
 // Stopped reports whether somebody was stopping the service before a time, CLOCK_MONOTONIC, at which its main process
-// was signalled otherwise: one that stops because of that signal leaves the state active after it.
+// was signalled otherwise: one that stops because of that signal, and says so (STOPPING=1), leaves the state active
+// after it. One that cannot say so leaves it before its main process ends because it is being stopped, at any time.
 func (s UnitState) Stopped(before time.Duration) bool {
-	return s.Left > 0 && s.Left >= s.Begun && s.Left < s.Ended && s.Left < before && !slices.Contains(ownResults, s.Result)
+	return s.Left > 0 && s.Left >= s.Begun && s.Left < s.Ended && (s.Left < before || s.Mute) && !slices.Contains(ownResults, s.Result)
 }
 
 // Dropped reports whether somebody has stopped a service between its end and the restart that systemd owed it: it would
-// have been started again otherwise, or have failed.
+// have been started again otherwise, or have failed. Or that it had failed is forgotten by order (reset-failed).
 func (s UnitState) Dropped() bool {
-	return s.Down() && s.Active == "inactive" && (s.Result != "success" && s.Result != "" || s.Restart == "always" || s.Restart == "on-success")
+	if !s.Down() || s.Active != "inactive" {
+		return false
+	}
+	return s.Result != "success" && s.Result != "" || s.Restart == "always" || s.Restart == "on-success" || !s.clean() && !s.Forgiving
+}
+
+// clean reports whether the last main process ended as services do, see systemd.service(5).
+func (s UnitState) clean() bool {
+	if s.ExitCode == cldKilled || s.ExitCode == cldDumped {
+		return slices.Contains([]unix.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGTERM, unix.SIGPIPE}, unix.Signal(s.ExitStatus))
+	}
+	return s.ExitStatus == 0
 }
 
 // State returns the state of a unit. A unit that does not exist is no error: its Load is not-found.
@@ -124,6 +138,19 @@ func (u *Units) Start(ctx context.Context, unit string) (result string, err erro
 		_, err := conn.StartUnitContext(ctx, unit, "fail", results)
 		return err
 	})
+}
+
+// ResetFailed has systemd forget that a unit failed, and how often it was started.
+func (u *Units) ResetFailed(ctx context.Context, unit string) error {
+	conn, err := u.connection(ctx)
+	if err != nil {
+		return fmt.Errorf("reset %s: %w", unit, err)
+	}
+	if err := conn.ResetFailedUnitContext(ctx, unit); err != nil {
+		u.failed(conn, err)
+		return fmt.Errorf("reset %s: %w", unit, err)
+	}
+	return nil
 }
 
 // TryRestart stops and starts a unit that is up, and leaves one that is not: somebody may stop it at this very moment.
@@ -307,6 +334,12 @@ func (u *Units) drop() {
 	}
 }
 
+// names reports whether a property (aiai), statuses and signals, has any.
+func names(property any) bool {
+	lists, _ := property.([]any)
+	return slices.ContainsFunc(lists, func(l any) bool { list, ok := l.([]int32); return !ok || len(list) > 0 })
+}
+
 func unitState(p map[string]any) UnitState {
 	s := UnitState{}
 	s.Load, _ = p["LoadState"].(string)
@@ -327,12 +360,16 @@ func unitState(p map[string]any) UnitState {
 	}
 	s.Wakes, _ = p["TriggeredBy"].([]string)
 	s.Restart, _ = p["Restart"].(string)
-	if prevent, ok := p["RestartPreventExitStatus"].([]any); ok { // (aiai): statuses and signals
-		for _, list := range prevent {
-			if list, ok := list.([]int32); !ok || len(list) > 0 {
-				s.Restart = ""
-			}
-		}
+	if names(p["RestartPreventExitStatus"]) {
+		s.Restart = ""
+	}
+	access, _ := p["NotifyAccess"].(string)
+	s.Mute = access == "none"
+	s.Forgiving = names(p["SuccessExitStatus"])
+	commands, _ := p["ExecStart"].([][]any) // a(sasb…): path, arguments, whether its failure is ignored, …
+	for _, c := range commands {
+		ignored, _ := c[min(2, len(c)-1)].(bool)
+		s.Forgiving = s.Forgiving || ignored
 	}
 	s.Fell = time.Duration(fell) * time.Microsecond
 	s.Begun, s.Left, s.Ended = time.Duration(begun)*time.Microsecond, time.Duration(left)*time.Microsecond, time.Duration(ended)*time.Microsecond

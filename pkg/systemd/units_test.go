@@ -305,6 +305,28 @@ func TestDropped(t *testing.T) {
 			t.Errorf("%+v: %v", tt, got)
 		}
 	}
+	// One that had failed, and was reset.
+	for _, tt := range []struct {
+		code, status int32
+		success      []int32
+		ignored      bool
+		want         bool
+	}{
+		{cldKilled, 9, nil, false, true},
+		{cldDumped, 11, nil, false, true},
+		{cldExited, 1, nil, false, true},
+		{cldKilled, 15, nil, false, false},
+		{cldExited, 0, nil, false, false},
+		{0, 0, nil, false, false}, // forgotten
+		{cldKilled, 9, []int32{9}, false, false},
+		{cldKilled, 9, nil, true, false},
+	} {
+		s := unitState(map[string]any{"LoadState": "loaded", "ActiveState": "inactive", "Result": "success", "Restart": "no", "ExecMainCode": tt.code, "ExecMainStatus": tt.status,
+			"SuccessExitStatus": []any{[]int32(nil), tt.success}, "ExecStart": [][]any{{"/bin/x", []string{"/bin/x"}, tt.ignored}}})
+		if got := s.Dropped(); got != tt.want {
+			t.Errorf("%+v: %v", tt, got)
+		}
+	}
 }
 
 func TestOfConnection(t *testing.T) {

@@ -41,7 +41,7 @@ type carrying struct {
 	spec config.Watch
 
 	change   watch.Change
-	files    string              // of it
+	files    string              // of it, as far as they are known; else all of the rule
 	said     string              // about it, last
 	verdict  *verdict            // of the check; nil: none yet
 	checking attempt             // to have it checked
@@ -140,7 +140,10 @@ func (k *carrying) looked(c watch.Change) bool {
 		relied = relied || a.took
 	}
 	same, written := c.Content == k.change.Content, c.Written != k.change.Written
-	k.change, k.files = c, oneLine(strings.Join(c.Files(), ", "))
+	k.change = c
+	if files := c.Files(); len(files) > 0 { // none: it is what was in force before some units took another
+		k.files = oneLine(strings.Join(files, ", "))
+	}
 	if same && !(written && relied) {
 		for _, a := range k.units {
 			if a.took {

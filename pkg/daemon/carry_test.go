@@ -146,6 +146,31 @@ func TestCarryAfterHold(t *testing.T) {
 	c.asks("reload b.service", "reload b.service", "reload a.service")
 }
 
+// TestCarryBack: a change that one of two units has taken is undone: that one takes what was in force before, also where
+// no guard has seen it undone.
+func TestCarryBack(t *testing.T) {
+	if namespaces(t) {
+		return
+	}
+	c := carry(t, config.Watch{}, "a.service", "b.service")
+	c.hold(control.HoldRequest{Name: "x a*"}, time.Hour)
+	c.write("1")
+	c.asks("reload b.service")
+	c.write("0")
+	c.asks("reload b.service", "reload b.service")
+	c.write("1")
+	c.asks("reload b.service", "reload b.service", "reload b.service")
+	c.stop()
+	c.write("0")
+	c.begin()
+	c.await(want{event: evConfigApplied, text: "configuration (" + c.file + ")"})
+	c.asks("reload b.service", "reload b.service", "reload b.service", "reload b.service")
+	c.stop()
+	c.begin()
+	c.asks("reload b.service", "reload b.service", "reload b.service", "reload b.service")
+	c.none(only(evConfigChanged))
+}
+
 // TestCarryAgainstJobs: a job of somebody else is waited for, and a unit that somebody stops is left so.
 func TestCarryAgainstJobs(t *testing.T) {
 	if namespaces(t) {

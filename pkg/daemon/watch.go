@@ -87,10 +87,10 @@ func (w *watches) set(rules []config.Rule) {
 	for _, key := range begin {
 		ctx, cancel := context.WithCancel(context.Background())
 		watcher, spec := w.watcher, rules[w.rules[key]].Watch
-		carry := &carrying{w: w, key: key, spec: spec}
+		carry := &carrying{w: w, key: key, spec: spec, files: oneLine(strings.Join(spec.Files, ", "))}
 		w.running[key] = running{fmt.Sprintf("%q", spec), cancel}
 		w.all.Go(func() {
-			watcher.Run(ctx, watch.Spec{Files: spec.Files, Settle: spec.Settle, Known: w.watched.known(key)}, watch.Handlers{
+			watcher.Run(ctx, watch.Spec{Files: spec.Files, Settle: spec.Settle, Known: w.watched.known(key), Tell: w.watched.astray(key)}, watch.Handlers{
 				Changed: func(c watch.Change) watch.Answer { return carry.changed(ctx, c) },
 				InForce: func(sums map[string]watch.Sum) { w.keep(key, sums) },
 				Trouble: func(text string) { w.trouble(ctx, key, text) },

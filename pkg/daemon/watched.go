@@ -212,6 +212,17 @@ func (u *watchedUnit) has(content, inForce watch.Sum) bool {
 	return u.Took == hex.EncodeToString(content[:])
 }
 
+// astray says whether a unit has another content than the one that is in force for all.
+func (w *watched) astray(key string) bool {
+	inForce := watch.SumOf(w.known(key))
+	for _, u := range w.units(key) {
+		if !u.has(inForce, inForce) {
+			return true
+		}
+	}
+	return false
+}
+
 // forget forgets a unit that does not exist any more.
 func (w *watched) forget(key, unit string) {
 	w.mu.Lock()

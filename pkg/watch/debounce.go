@@ -25,7 +25,7 @@ func (s *Snapshot) whole() bool { return len(s.Missing) == 0 && s.Problem == "" 
 
 // Change is another content that has settled.
 type Change struct {
-	Added, Changed, Removed []string // paths, against the last change that was reported, each in order
+	Added, Changed, Removed []string // paths in order, against the last change; against what is in force where it is reported again
 	Content                 Sum      // of all of it, see SumOf
 	Written                 uint64   // another one if the files were written since it was told before, see Snapshot
 }
@@ -74,8 +74,14 @@ func NewDebouncer(settle, patrol time.Duration) *Debouncer {
 	return &Debouncer{settle: settle, patrol: patrol, again: Never}
 }
 
-// Know says what was in force before the first look, which is compared with that then.
-func (d *Debouncer) Know(sums map[string]Sum) { d.begun, d.told, d.inForce = true, sums, sums }
+// Know says what was in force before the first look, which is compared with that then. tell has that look reported also
+// where it finds the same.
+func (d *Debouncer) Know(sums map[string]Sum, tell bool) {
+	d.begun, d.told, d.inForce = true, sums, sums
+	if tell {
+		d.again = 0
+	}
+}
 
 // Touch says that something may have changed.
 func (d *Debouncer) Touch(now time.Duration) {

@@ -248,3 +248,18 @@ func TestDebouncerProperties(t *testing.T) {
 		}
 	})
 }
+
+// TestDebouncerTells: what is known to be in force is reported at the first look where that is wanted, and once.
+func TestDebouncerTells(t *testing.T) {
+	for _, tell := range []bool{false, true} {
+		d := NewDebouncer(sec, 30*sec)
+		d.Know(snap("1").Sums, tell)
+		c, is := d.Look(0, snap("1"))
+		if is != tell || tell && c.Content != SumOf(snap("1").Sums) {
+			t.Errorf("tell %v: the first look is reported: %v, %+v", tell, is, c)
+		}
+		if c, is := d.Look(30*sec, snap("1")); is {
+			t.Errorf("tell %v: the second look is reported: %+v", tell, c)
+		}
+	}
+}

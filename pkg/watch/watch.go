@@ -28,6 +28,7 @@ type Spec struct {
 	Settle time.Duration // how long their content has to stay as it is
 
 	Known map[string]Sum // their content that is in force; nil: what they hold when Run begins
+	Tell  bool           // what they hold is reported first, also where that is Known
 }
 
 // Watcher watches the files of many Specs. Without inotify it looks often.
@@ -85,7 +86,7 @@ func (w *Watcher) run(ctx context.Context, spec Spec, h Handlers, looked func())
 	}
 	d := NewDebouncer(spec.Settle, patrol)
 	if spec.Known != nil {
-		d.Know(spec.Known)
+		d.Know(spec.Known, spec.Tell)
 	}
 	inForce := spec.Known
 	timer := time.NewTimer(0)

@@ -238,3 +238,124 @@ func TestOperatorsWord(t *testing.T) {
 		}
 	})
 }
+
+// TestDown has units end in the ways that only a real systemd shows: what is on its way is waited for, what systemd gives up
+// comes back, what somebody wants to be down stays down, and each that stays down is explained.
+func TestDown(t *testing.T) {
+	eachSystemd(t, func(t *testing.T, root string) {
+		hangs := func(flags string) string { // the first time
+			return "/bin/sh -c 'test -e /var/tmp/%N && exec " + client + " --name %N --timeout 2 --beat 500; touch /var/tmp/%N; exec " + client + " --name %N --timeout 2 --beat 500 --beats 3 " + flags + "'"
+		}
+		const leftover = "(trap \"\" TERM; while :; do sleep 1; done) & "
+		of := func(kind, text string) string { return strings.Replace(text, "Type=exec", "Type="+kind, 1) }
+		limited := func(text string) string {
+			return strings.Replace(text, "StartLimitIntervalSec=0", "StartLimitIntervalSec=60\nStartLimitBurst=3", 1)
+		}
+		forking := func(command string) string {
+			return of("forking", strings.Replace(service("/bin/sh -c '"+command+" & echo $$! >/run/%N.pid'", "PIDFile=/run/%N.pid"), "User=daemon\n", "", 1))
+		}
+		units := map[string]string{
+			// They come back.
+			"slow-stop":   service(strings.Replace(hangs("--term-exit"), "-c '", "-c '"+leftover, 1), "TimeoutStopSec=6"),
+			"slow-post":   service(hangs("--term-exit"), "Restart=on-failure", "ExecStopPost=/bin/sleep 6"),
+			"slow-crash":  service("/bin/sh -c '"+leftover+"exec "+beats("%N")+"'", "TimeoutStopSec=6"),
+			"unready":     limited(of("notify\nNotifyAccess=all", service("/usr/lib/rig/few %N ready", "Restart=on-failure", "RestartSec=100ms"))),
+			"limited":     limited(service("/usr/lib/rig/few %N", "Restart=on-failure", "RestartSec=100ms")),
+			"oneshot":     of("oneshot", service(hangs("--term-exit"))),
+			"forks-hangs": forking("(" + strings.TrimSuffix(strings.TrimPrefix(hangs("--term-exit"), "/bin/sh -c '"), "'") + ")"),
+			"forks":       forking(beats("%N")),
+			"lead":        service(beats("lead")),
+			"spent":       service(beats("spent")),
+			// They stay down.
+			"auto":          service(hangs("--term-exit"), "Restart=always", "RestartSec=30"),
+			"meanwhile":     service(hangs("--term-exit")),
+			"reset":         service(hangs("--ignore-term")),
+			"walk":          service(hangs("--ignore-term"), "TimeoutStopSec=20"),
+			"spent-stopped": service(beats("spent-stopped")),
+			"failed":        service("/bin/sh -c 'test -e /var/tmp/%N && exec sleep infinity; touch /var/tmp/%N; exit 3'"),
+			"follower":      service("/bin/sh -c 'test -e /var/tmp/%N && exit 3; touch /var/tmp/%N; exec sleep infinity'"),
+		}
+		files := Files{
+			"/etc/checkprocd/conf.d/recovery.toml": "interval = \"200ms\"\nbrake.enabled = false\n" + noPressure + "[recovery]\nwait = \"3s\"\ncap = \"3s\"\nattempts = 3\n" +
+				"[[rule]]\nmatch = { name = \"lead\" }\nthen = [\"failed.service\", \"follower.service\"]\n" +
+				"[[rule]]\nmatch = { name = \"spent*\" }\nrecovery = { attempts = 1 }\n",
+			// It fails the second and the third time.
+			"/usr/lib/rig/few": "#!/bin/sh\nn=$(cat /var/tmp/$1 2>/dev/null || echo 0)\necho $((n+1)) >/var/tmp/$1\ncase $n in 1|2) sleep 0.2; exit 1;; esac\n" +
+				"[ -n \"$2\" ] && systemd-notify --ready\nexec " + client + " --name $1 --timeout 4 --beat 500\n",
+		}
+		for unit, text := range units {
+			files["/etc/systemd/system/"+unit+".service"] = text
+		}
+		m := bootInstalled(t, root, files)
+		m.startGuard()
+		m.Try("systemctl start failed; sleep 0.2")
+		m.WaitUnit("failed", "failed")
+		back := strings.Fields("slow-stop slow-post slow-crash unready limited oneshot forks-hangs forks lead spent")
+		down := strings.Fields("auto meanwhile reset walk spent-stopped")
+		m.Run("systemctl start --no-block follower " + strings.Join(append(back, down...), " "))
+		crash := []string{"slow-crash", "unready", "limited", "forks", "lead", "spent", "spent-stopped"}
+		m.Wait("all that crash are guarded", func() bool {
+			list := m.list()
+			return !slices.ContainsFunc(crash, func(name string) bool { return list[name].State != "guarded" })
+		})
+		first := map[string]string{}
+		for _, unit := range back {
+			first[unit] = m.mainPID(unit)
+		}
+		m.Run("systemctl kill --signal=SEGV --kill-who=main " + strings.Join(crash, " "))
+
+		of1 := func(unit string) Fields { return Fields{"CHECKPROC_UNIT": unit + ".service"} }
+		m.awaitEvent("signalled", of1("walk"))
+		m.Run("systemctl stop --no-block walk")
+		m.awaitEvent("killed", of1("auto"))
+		m.awaitEvent("killed", of1("meanwhile"))
+		m.WaitUnit("auto", "activating")
+		m.Run("systemctl stop auto; systemctl start meanwhile; systemctl stop meanwhile")
+		m.awaitEvent("killed", of1("reset"))
+		m.WaitUnit("reset", "failed")
+		m.Run("systemctl reset-failed reset")
+
+		for _, unit := range back {
+			m.Wait(unit+" is back", func() bool { pid := m.mainPID(unit); return pid != "0" && pid != first[unit] })
+			if unit != "oneshot" { // whose start takes for as long as it runs, and is said after 90 s
+				m.awaitEvent("restored", of1(unit))
+			}
+		}
+		// That a budget is spent says nothing about what is up, or was stopped.
+		m.awaitEvent("restored", of1("spent-stopped"))
+		m.waitGuarded(2)
+		m.Wait("those that were started are guarded", func() bool {
+			list := m.list()
+			return list["spent"].State == "guarded" && list["spent-stopped"].State == "guarded"
+		})
+		m.Run("systemctl restart spent; systemctl stop spent-stopped")
+		for _, unit := range down {
+			e := m.awaitEvent("left-down", of1(unit))
+			m.check(e, Fields{"PRIORITY": "5", "CHECKPROC_REASON": "*"})
+			if pid := m.mainPID(unit); pid != "0" {
+				t.Errorf("%s: %s was stopped, and runs as %s", root, unit, pid)
+			}
+		}
+		if got := m.events("gave-up"); len(got) != 0 {
+			t.Errorf("%s: %v", root, got)
+		}
+		m.Wait("spent is guarded again", func() bool { return m.list()["spent"].State == "guarded" })
+		m.Run("systemctl kill --signal=SEGV spent")
+		m.awaitEvent("gave-up", of1("spent"))
+		m.Run("systemctl start spent")
+		m.Wait("spent is guarded by hand", func() bool { return m.list()["spent"].State == "guarded" })
+		m.Run("systemctl kill --signal=SEGV spent")
+		if e := m.awaitEvent("left-down", of1("spent")); !strings.Contains(e["MESSAGE"], "given up") {
+			t.Errorf("%s: %s", root, e["MESSAGE"])
+		}
+		m.Run("checkprocctl recover spent")
+		m.Wait("spent is back", func() bool { return m.mainPID("spent") != "0" })
+
+		if e := m.awaitEvent("restore-failed", of1("follower")); !strings.Contains(e["MESSAGE"], "exit status 3") {
+			t.Errorf("%s: %s", root, e["MESSAGE"])
+		}
+		if got := m.Property("failed", "ActiveState"); got != "failed" {
+			t.Errorf("%s: failed, which had failed before, is %s", root, got)
+		}
+	})
+}

@@ -311,7 +311,7 @@ func (r *restorer) restore(ctx context.Context, x guard.RestoreUnit) guard.Resto
 	var result string
 	var err error
 	if x.Command == nil {
-		result, err = r.start(ctx, unit)
+		result, err = r.start(ctx, unit, state)
 	} else {
 		// The name is the same when it is asked for again after a crash of the
 		// guard: then it runs already.
@@ -354,19 +354,24 @@ func (r *restorer) restore(ctx context.Context, x guard.RestoreUnit) guard.Resto
 	return out
 }
 
-// start starts a unit. The result tells why it failed, where systemd knows. How often it
-// is started is for the guard's budget to say: a start limit that is hit begins anew.
-func (r *restorer) start(ctx context.Context, unit string) (result string, err error) {
+// start starts a unit that was down. The result tells why it failed, where systemd knows.
+// How often it is started is for the guard's budget to say: where systemd refuses another
+// start without having tried, the count of its start limit begins anew.
+func (r *restorer) start(ctx context.Context, unit string, was systemd.UnitState) (result string, err error) {
 	for range 2 {
 		if result, err = r.units.Start(ctx, unit); err != nil || result != "failed" {
 			return result, err
 		}
 		state, err := r.units.State(ctx, unit)
-		if err == nil && state.Active == "failed" {
-			result = "failed: " + state.End()
+		switch {
+		case err != nil:
+			return result, nil
+		case state.Begun != was.Begun:
+			return result + ": " + state.End(), nil
 		}
-		if err != nil || state.Result != "start-limit-hit" || r.units.ResetFailed(ctx, unit) != nil {
-			break
+		result += ": systemd refuses another start (StartLimitBurst=, or resources)"
+		if r.units.ResetFailed(ctx, unit) != nil {
+			return result, nil
 		}
 	}
 	return result, nil
@@ -496,7 +501,7 @@ func (r *restorer) restart(ctx context.Context, x guard.RestartUnit) guard.Resto
 	}
 	var result string
 	if state.Down() {
-		result, err = r.start(ctx, x.Unit)
+		result, err = r.start(ctx, x.Unit, state)
 	} else {
 		result, err = r.units.TryRestart(ctx, x.Unit)
 	}

@@ -262,14 +262,18 @@ func (m *pid1) job(what, unit string) (dbus.ObjectPath, *dbus.Error) {
 	}
 	switch {
 	case limited:
-		m.set(unit, "loaded", "failed", 7)
-		m.mu.Lock()
-		m.units[unit]["Result"] = dbus.MakeVariant("start-limit-hit")
-		m.mu.Unlock()
+		m.set(unit, "loaded", "failed", 7) // as it was, and nothing was begun
 	case fails, m.timeout:
 		m.set(unit, "loaded", "failed", 7)
 	case result == "done":
 		m.set(unit, "loaded", "active", 7)
+	}
+	if !limited {
+		m.mu.Lock()
+		if m.units[unit] != nil {
+			m.units[unit]["InactiveExitTimestampMonotonic"] = dbus.MakeVariant(uint64(id))
+		}
+		m.mu.Unlock()
 	}
 	_ = m.conn.Emit(managerPath, managerIface+".JobRemoved", id, path, unit, result)
 	return path, nil

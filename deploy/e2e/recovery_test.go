@@ -323,7 +323,6 @@ func TestDown(t *testing.T) {
 		}
 		// That a budget is spent says nothing about what is up, or was stopped.
 		m.awaitEvent("restored", of1("spent-stopped"))
-		m.waitGuarded(2)
 		m.Wait("those that were started are guarded", func() bool {
 			list := m.list()
 			return list["spent"].State == "guarded" && list["spent-stopped"].State == "guarded"

@@ -651,7 +651,11 @@ func (g *Guard) restored(r *recovery, p *config.Policy, o RestoreDone) {
 			g.leftDown(r, fmt.Sprintf("%s, and that %s after its end", o.Reason, seconds(g.clock.last-r.ended)))
 		}
 	case o.Down: // which was only to be looked at
-		g.schedule(r, p)
+		if b := g.budgetOf(r, p); b.left(p.Window, p.Attempts, attn) || !b.given && g.unsettled(b) {
+			g.schedule(r, p) // one was given back, or may be
+		} else {
+			g.giveUp(r, b, p)
+		}
 	case o.Failed && o.Unasked: // the bus is away, say: that is no fault of the unit
 		g.refund(r, p, true)
 		r.at = g.lookAgain(r)

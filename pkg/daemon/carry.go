@@ -43,6 +43,7 @@ type carrying struct {
 	change   watch.Change
 	files    string              // of it, as far as they are known; else all of the rule
 	said     string              // about it, last
+	repeated bool                // it began anew because the files were written with the same content
 	verdict  *verdict            // of the check; nil: none yet
 	checking attempt             // to have it checked
 	units    map[string]*attempt // to have it applied
@@ -133,7 +134,8 @@ func (k *carrying) put(ctx context.Context, p *plan) watch.Answer {
 
 // looked takes in what the files hold, and forgets what became of a content that they held
 // before. It is false where they hold the same but were written since the check began, or
-// since units took it: that has to settle, and to be checked anew.
+// since units took it: that has to settle, and to be checked anew. Once: a check, or a
+// start, that writes them or gives them an owner does so each time.
 func (k *carrying) looked(c watch.Change) bool {
 	relied := k.verdict != nil // on what the files held
 	for _, a := range k.units {
@@ -144,7 +146,7 @@ func (k *carrying) looked(c watch.Change) bool {
 	if files := c.Files(); len(files) > 0 { // none: it is what was in force before some units took another
 		k.files = oneLine(strings.Join(files, ", "))
 	}
-	if same && !(written && relied) {
+	if same && !(written && relied && !k.repeated) {
 		for _, a := range k.units {
 			if a.took {
 				*a = attempt{}
@@ -152,7 +154,7 @@ func (k *carrying) looked(c watch.Change) bool {
 		}
 		return true
 	}
-	k.verdict = nil
+	k.repeated, k.verdict = same, nil
 	for unit, a := range k.units {
 		torn := a.torn || a.took
 		if a.took {

@@ -397,6 +397,34 @@ func TestCarryUnderItsReload(t *testing.T) {
 	}
 }
 
+// TestCarryThatWrites: a check, or a unit that takes the change, that writes the files each time, or gives them an owner,
+// is not run for ever.
+func TestCarryThatWrites(t *testing.T) {
+	if namespaces(t) {
+		return
+	}
+	const reload = "reload a.service"
+	for writes, want := range map[string][]string{
+		"check": {"check", "check", reload},
+		reload:  {"check", reload, "check", reload},
+	} {
+		t.Run(writes, func(t *testing.T) {
+			c := carry(t, config.Watch{Check: []string{"/bin/check"}}, "a.service")
+			c.at(func(_ int, what string) *dbus.Error {
+				if what == writes {
+					c.write("1")
+				}
+				return nil
+			})
+			c.write("1")
+			c.does(want...)
+			c.write("2")
+			c.at(func(int, string) *dbus.Error { return nil })
+			c.does(append(want, "check", reload)...)
+		})
+	}
+}
+
 // TestCarryWithoutReload: that a unit cannot reload is not put down to its files. The change waits until it can, or the rule
 // says another thing; others take it meanwhile.
 func TestCarryWithoutReload(t *testing.T) {

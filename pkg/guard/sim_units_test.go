@@ -3,7 +3,6 @@ package guard
 import (
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/checkprocd/checkprocd/pkg/config"
@@ -423,6 +422,3 @@ func (s *sim) policyOf(name string) *config.Policy {
 	}
 	return &policies[s.cfgIndex][i]
 }
-
-// isCommand says whether a unit is that of a command which was started again.
-func isCommand(unit string) bool { return strings.HasPrefix(unit, "checkprocd-run-") }

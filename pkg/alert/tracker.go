@@ -232,10 +232,10 @@ func conditionKey(kind string, e *control.Event) string {
 // subject is whom an event is about that comes back: its unit, or its name where a
 // command starts it, in another unit each time.
 func subject(e *control.Event) string {
-	if e.Unit == "" || strings.HasSuffix(e.Unit, ".scope") || strings.HasPrefix(e.Unit, "checkprocd-run-") {
+	if e.Process != "" && (strings.HasSuffix(e.Unit, ".scope") || strings.HasPrefix(e.Unit, "checkprocd-run-")) {
 		return e.Process
 	}
-	return e.Unit
+	return cmp.Or(e.Unit, e.Process)
 }
 
 // alone are events below the level of an error that are worth an alert of their own.

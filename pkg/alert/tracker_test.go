@@ -387,6 +387,21 @@ func TestLimits(t *testing.T) {
 	e.Name = "limit-over"
 	tr.Event(e)
 	expect(t, tr, "resolved 0 limit-over")
+
+	// Commands that the guard has started, and scopes, are units as well.
+	tr = NewTracker(plain(0, 0), time.Minute, nil, nil)
+	for _, unit := range []string{"checkprocd-run-a-1.service", "session-1.scope"} {
+		e = about(15*time.Minute, "throttled", 0, "MemoryHigh=400MiB")
+		e.Process, e.Unit = "", unit
+		tr.Event(e)
+	}
+	expect(t, tr, "firing 0 throttled, firing 0 throttled")
+	e.Name, e.Level = "unthrottled", control.LevelNotice
+	tr.Event(e)
+	tr.Reconcile(at(15*time.Minute), control.Status{Mode: control.ModeActing, Throttled: []control.Throttle{{Unit: "checkprocd-run-a-1.service"}}}, nil)
+	expect(t, tr, "resolved 0 unthrottled")
+	tr.Reconcile(at(15*time.Minute), control.Status{Mode: control.ModeActing}, nil)
+	expect(t, tr, "resolved 0 throttled")
 }
 
 // history is one episode of the random ones.

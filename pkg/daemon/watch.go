@@ -224,7 +224,7 @@ func (w *watches) trouble(ctx context.Context, key, text string) {
 	_ = w.d.inLoop(ctx, func() {
 		what := "watch " + key
 		if index, ok := w.rules[key]; ok && text != "" {
-			w.d.degraded(what, fmt.Sprintf("files of rule[%d]: %s; no change is taken before that is mended", index, text))
+			w.d.degraded(what, fmt.Sprintf("files of rule[%d]: %s", index, text))
 		} else {
 			delete(w.d.lost, what)
 		}

@@ -43,3 +43,21 @@ func TestOpensOnlyFiles(t *testing.T) {
 		t.Errorf("a file: %+v, %v", k, err)
 	}
 }
+
+// TestTrouble: where there is no room for another watch, changes are found all the same.
+func TestTrouble(t *testing.T) {
+	full := errors.New("watch /etc: no space left on device")
+	for _, tt := range []struct {
+		s      Snapshot
+		failed error
+		want   string
+	}{
+		{Snapshot{}, nil, ""},
+		{Snapshot{}, full, "watch /etc: no space left on device; changes are found each 30s only"},
+		{Snapshot{Missing: []string{"/a"}, Problem: "/b is no regular file"}, full, "/a is not there; /b is no regular file; no change is taken before that is mended"},
+	} {
+		if got := trouble(&tt.s, tt.failed); got != tt.want {
+			t.Errorf("%q, want %q", got, tt.want)
+		}
+	}
+}

@@ -319,7 +319,7 @@ func TestMissing(t *testing.T) {
 			}
 		}
 	}
-	said("sub/b.conf is not there")
+	said("sub/b.conf is not there; no change is taken before that is mended")
 	r.write("a.conf", "2") // nothing is compared before all are there
 	if n := r.count(); n != 0 {
 		t.Errorf("%+v", r.changes)
@@ -330,7 +330,7 @@ func TestMissing(t *testing.T) {
 	r.write("a.conf", "3")
 	r.await(1)
 	r.remove("a.conf")
-	said("a.conf is not there")
+	said("a.conf is not there; no change is taken before that is mended")
 	r.write("a.conf", "3")
 	said("")
 	if n := r.count(); n != 1 {

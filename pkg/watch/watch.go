@@ -158,7 +158,7 @@ func (w *Watcher) do(ctx context.Context, key string, look func(), say func(text
 			case <-ctx.Done():
 				return false
 			case <-late.C:
-				say(fmt.Sprintf("no answer from their disk for %s", slow))
+				say(fmt.Sprintf("no answer from their disk for %s: %s", slow, unseen))
 			}
 		}
 	}
@@ -197,6 +197,9 @@ func (w *Watcher) do(ctx context.Context, key string, look func(), say func(text
 
 func (w *Watcher) now() time.Duration { return time.Since(w.begin) }
 
+// unseen is what follows of files that cannot be looked at.
+const unseen = "no change is taken before that is mended"
+
 func trouble(s *Snapshot, failed error) string {
 	var parts []string
 	if len(s.Missing) > 0 {
@@ -205,8 +208,11 @@ func trouble(s *Snapshot, failed error) string {
 	if s.Problem != "" {
 		parts = append(parts, s.Problem)
 	}
-	if failed != nil {
-		parts = append(parts, fmt.Sprintf("%v (changes are found each %s only)", failed, Patrol))
+	switch {
+	case len(parts) > 0:
+		parts = append(parts, unseen)
+	case failed != nil:
+		parts = append(parts, failed.Error(), fmt.Sprintf("changes are found each %s only", Patrol))
 	}
 	return strings.Join(parts, "; ")
 }

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"fmt"
 	"net"
 	"time"
 )
@@ -48,6 +49,9 @@ func (s *Server) follow(ctx context.Context, conn *net.UnixConn, in *bufio.Reade
 	}()
 	last, broken := Followed{Cursor: cursor}, false
 	err := s.config.Handler.Follow(ctx, c, cursor, func(x Followed) error {
+		if s.roles.grant(&c); !c.CanSeeAll { // groups may have changed since it began
+			return fmt.Errorf("%w: %s", ErrNotAllowed, s.roles.requirement(false))
+		}
 		last = Followed{Cursor: x.Cursor}
 		err := s.write(conn, reply{Parameters: x, Continues: true})
 		broken = err != nil // perhaps in the middle of a message: nothing may follow

@@ -94,13 +94,34 @@ func TestWhoMay(t *testing.T) {
 	}
 }
 
+// TestFollowerLosesRole: who may no longer see all, by a reload, gets no event more.
+func TestFollowerLosesRole(t *testing.T) {
+	h := &fake{follow: make(chan Followed)}
+	s := &Server{config: ServerConfig{Handler: h}, limits: defaultLimits(), roles: newRoles(990, "", "61204")}
+	conn, done := connected(t, s, Caller{UID: 1000, GID: 61204})
+	if _, err := conn.Write([]byte(`{"method":"io.checkproc.Follow","more":true}` + "\x00")); err != nil {
+		t.Fatal(err)
+	}
+	in := bufio.NewReader(conn)
+	if first, err := in.ReadString(0); err != nil || !strings.Contains(first, `"continues":true`) {
+		t.Fatalf("%q, %v", first, err)
+	}
+	s.SetGroups("", "61205")
+	h.follow <- Followed{Cursor: "x", Event: &Event{Name: "condemned"}}
+	if last, err := in.ReadString(0); err != nil || !strings.Contains(last, errNotAllowed) || strings.Contains(last, "condemned") {
+		t.Errorf("%q, %v", last, err)
+	}
+	conn.Close()
+	<-done
+}
+
 type answer struct {
 	Error      string
 	Parameters struct{ Reason string }
 }
 
-// answered is the server's first answer to a call that comes over a connection of this caller.
-func answered(t *testing.T, s *Server, c Caller, call string) (a answer) {
+// connected is the other end of a connection of this caller; done is closed when the server has left it.
+func connected(t *testing.T, s *Server, c Caller) (conn *net.UnixConn, done chan struct{}) {
 	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -116,19 +137,26 @@ func answered(t *testing.T, s *Server, c Caller, call string) (a answer) {
 		}
 		ends[i] = conn.(*net.UnixConn)
 	}
-	done := make(chan struct{})
+	done = make(chan struct{})
 	go func() { defer close(done); s.serve(t.Context(), ends[0], c); ends[0].Close() }()
-	if _, err := ends[1].Write([]byte(call + "\x00")); err != nil {
+	return ends[1], done
+}
+
+// answered is the server's first answer to a call that comes over a connection of this caller.
+func answered(t *testing.T, s *Server, c Caller, call string) (a answer) {
+	t.Helper()
+	conn, done := connected(t, s, c)
+	if _, err := conn.Write([]byte(call + "\x00")); err != nil {
 		t.Fatal(err)
 	}
-	message, err := bufio.NewReader(ends[1]).ReadString(0)
+	message, err := bufio.NewReader(conn).ReadString(0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := json.Unmarshal([]byte(strings.TrimSuffix(message, "\x00")), &a); err != nil {
 		t.Fatal(err)
 	}
-	ends[1].Close()
+	conn.Close()
 	<-done
 	return a
 }

@@ -194,3 +194,36 @@ func TestLeftDown(t *testing.T) {
 		}
 	})
 }
+
+// TestMisnamedByNow: a rule that came after its end keeps a program from coming back by a
+// name that its user may not use.
+func TestMisnamedByNow(t *testing.T) {
+	for name, tt := range map[string]struct {
+		names config.Names
+		asks  int
+	}{
+		"another's, by user": {config.Names{User: "idc", Allow: []string{"ftp*"}}, 0},
+		"another's, by uid":  {config.Names{User: "1000", Allow: []string{"ftp*"}}, 0},
+		"allowed":            {config.Names{User: "idc", Allow: []string{"c*"}}, 1},
+		"of somebody else":   {config.Names{User: "other", Allow: []string{"ftp*"}}, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			p := w.client(110, "c", 5, 2*sec)
+			p.facts.Unit, p.ending = "c.service", EndedBadly
+			w.run(5 * sec)
+			p.exit(false)
+			w.run(sec)
+			w.reload(func(c *config.Config) { c.Names = []config.Names{tt.names} })
+			w.restart()
+			w.run(time.Minute)
+			left := w.find(EvLeftDown, 110)
+			if len(w.asked) != tt.asks || len(left) != 1-tt.asks {
+				t.Errorf("asked %v\n%s", w.asked, w)
+			}
+			if len(left) == 1 && !strings.Contains(left[0].Message, "[[names]] does not let idc use that name") {
+				t.Error(left[0].Message)
+			}
+		})
+	}
+}

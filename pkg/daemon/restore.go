@@ -1,0 +1,297 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/checkprocd/checkprocd/pkg/guard"
+	"github.com/checkprocd/checkprocd/pkg/process"
+	"github.com/checkprocd/checkprocd/pkg/systemd"
+)
+
+const (
+	// settleTime is how long a unit has to stay up before it counts as started: of
+	// Type=exec and simple it is active before its program does anything.
+	settleTime = 2 * time.Second
+	// alike is how much earlier than an exit notice a unit may have gone down that
+	// went because of that end.
+	alike = time.Second
+	// stopMax is how long before the end of one of its processes a unit may have
+	// been stopped for that end to belong to it: longer than most TimeoutStopSec=.
+	stopMax = 5 * time.Minute
+	// fallTime is how long after the end of a process the units go down that need its.
+	fallTime = 5 * time.Second
+)
+
+// leaving says whether the system goes down: nothing is started any more.
+func (r *restorer) leaving(ctx context.Context, out *guard.RestoreDone) bool {
+	if is, err := r.units.Leaving(ctx); err != nil {
+		out.Failed, out.Unasked, out.Reason = true, true, err.Error()
+		return true
+	} else if is {
+		out.Reason = "the system goes down, or is in rescue mode"
+		return true
+	}
+	return false
+}
+
+// restore starts what ended, if it is down and nobody wants it to be.
+func (r *restorer) restore(ctx context.Context, x guard.RestoreUnit) guard.RestoreDone {
+	out := guard.RestoreDone{Unit: x.Unit, PID: x.PID}
+	if r.leaving(ctx, &out) {
+		return out
+	}
+	var state systemd.UnitState
+	if strings.HasSuffix(x.Unit, ".service") {
+		var err error
+		if state, err = r.units.State(ctx, x.Unit); err != nil {
+			out.Failed, out.Unasked, out.Reason = true, true, err.Error()
+			return out
+		}
+	}
+	start := mayStart(x, state, x.Main || state.ExecMainPID == x.PID, &out)
+	if state.Down() && !x.Look {
+		r.forget(ctx, x.Unit) // it is decided
+	}
+	if !start {
+		return out
+	}
+	if x.Look {
+		out.Down = true
+		return out
+	}
+	unit := x.Unit
+	var result string
+	var err error
+	if x.Command == nil {
+		result, err = r.start(ctx, unit, state)
+	} else {
+		// The name is the same when it is asked for again after a crash of the
+		// guard: then it runs already.
+		unit = fmt.Sprintf("%s%d-%d.service", guard.RunPrefix, x.PID, x.Ended.Microseconds())
+		user := x.Command.User
+		if user == "" {
+			user = x.User
+		}
+		out.As = unit
+		result, err = r.units.StartTransient(ctx, systemd.Transient{Name: unit, Description: oneLine(x.Name) + ", started again by the process guard", Command: x.Command.Args, User: user})
+		if errors.Is(err, systemd.ErrExists) {
+			out.Up, out.Reason = true, "its command runs"
+			return out
+		}
+		r.keep(ctx, unit)
+	}
+	switch {
+	case errors.Is(err, systemd.ErrBusy): // an order to stop it, perhaps
+		out.Coming, out.Reason = true, err.Error()
+	case errors.Is(err, systemd.ErrRuns): // what becomes of it is looked at later
+		out.Started = true
+	case systemd.Unanswered(err):
+		out.Failed, out.Unasked, out.Reason = true, true, err.Error()
+	case err != nil:
+		out.Failed, out.Reason = true, err.Error()
+	case result == "canceled": // a stop, most likely
+		out.Reason = "somebody else's job took the place of its start"
+	case result != "done":
+		out.Failed, out.Reason = true, "its start job ended as "+result
+	default:
+		if why := r.fails(ctx, unit, x.Command != nil); why != "" {
+			out.Failed, out.Reason = true, why
+			break
+		}
+		out.Started = true
+	}
+	if !out.Started {
+		r.forget(ctx, unit)
+	}
+	return out
+}
+
+// start starts a unit that was down. The result tells why it failed, where systemd knows.
+// How often it is started is for the guard's budget to say: where systemd refuses another
+// start without having tried, the count of its start limit begins anew.
+func (r *restorer) start(ctx context.Context, unit string, was systemd.UnitState) (result string, err error) {
+	for range 2 {
+		if result, err = r.units.Start(ctx, unit); err != nil || result != "failed" {
+			return result, err
+		}
+		state, err := r.units.State(ctx, unit)
+		switch {
+		case err != nil:
+			return result, nil
+		case state.Begun != was.Begun:
+			return result + ": " + state.End(), nil
+		}
+		result += ": systemd refuses another start (StartLimitBurst=, or resources)"
+		if r.units.ResetFailed(ctx, unit) != nil {
+			return result, nil
+		}
+	}
+	return result, nil
+}
+
+// mayStart says whether a process is to be started again, by what systemd says
+// about its unit; what comes of it is in out, and so is the reason.
+func mayStart(x guard.RestoreUnit, s systemd.UnitState, main bool, out *guard.RestoreDone) bool {
+	known := s.Load == "loaded" && (main || x.PID == 0)
+	switch {
+	case !known && x.Command != nil && stoppedWith(x, s): // not outside of it, either
+		out.Reason = fmt.Sprintf("%s was stopped: %s", x.Unit, s.Active)
+	case !known && x.Command != nil: // its unit is another's, or gone with it
+		out.Reason = "its exit status says that it crashed"
+		if !x.Crashed {
+			out.Reason = "it was ended"
+		} else if !x.Sure {
+			out.Reason = "nobody knows whether it crashed"
+		}
+		return !x.Crashed || x.Sure
+	case x.PID == 0 && s.Load == "loaded" && s.Down() && (s.Active != "failed" || s.Stopped(process.Now())):
+		out.Reason = "it was stopped: " + s.Active
+	case x.PID == 0 && s.Load == "loaded" && s.Down():
+		out.Reason = "it was failed"
+		return true
+	case x.PID != 0 && !main:
+		out.Reason = fmt.Sprintf("pid %d was not its main process", x.PID)
+	case !known:
+		out.Reason = "it is " + s.Load
+	case s.Job || s.Active == "activating" || s.Active == "deactivating":
+		out.Coming, out.Reason = true, "somebody else starts or stops it: it is "+s.Active
+	case !s.Down():
+		out.Up, out.Reason = true, "systemd restarted it: "+s.Active
+	case !x.Crashed && s.Stopped(x.Struck-alike): // somebody was stopping it, and it hung over that
+		out.Reason = "it was being stopped: " + s.Active
+	case (x.Crashed || s.ExecMainPID != 0 && s.ExecMainPID != x.PID) && !s.Crashed():
+		out.Reason = "it was stopped: " + s.Active // by somebody who wants it to be
+	case s.Dropped():
+		out.Reason = "it was stopped before systemd restarted it, or reset"
+	case s.OfConnection(x.Unit):
+		out.Reason = "its socket starts it, for each connection"
+	default:
+		out.Reason = "it was " + s.Active
+		return true
+	}
+	return false
+}
+
+// stoppedWith says whether the unit of a process that was not its main one is being
+// stopped, or was around its end. A start script that leaves programs behind has
+// ended long before.
+func stoppedWith(x guard.RestoreUnit, s systemd.UnitState) bool {
+	return s.Active == "deactivating" || s.Down() && !s.Crashed() && s.Left > max(x.Ended-stopMax, 0)
+}
+
+// fails says why a unit that was just started does not stay up, "" if it does. A
+// command shall not end well, either.
+func (r *restorer) fails(ctx context.Context, unit string, command bool) string {
+	select {
+	case <-time.After(r.settle):
+	case <-ctx.Done():
+		return ""
+	}
+	state, err := r.units.State(ctx, unit)
+	switch {
+	case err != nil: // it was started
+		return ""
+	case state.Active == "failed":
+		return fmt.Sprintf("it failed within %s: %s", r.settle, state.End())
+	case command && state.Active == "inactive":
+		return fmt.Sprintf("it ended within %s", r.settle)
+	}
+	return ""
+}
+
+// prove looks how a unit is that was started a while ago.
+func (r *restorer) prove(ctx context.Context, x guard.LookAtStarted) guard.RestoreDone {
+	out := guard.RestoreDone{Unit: x.Unit, PID: x.PID}
+	state, err := r.units.State(ctx, x.Unit)
+	switch {
+	case err != nil:
+		out.Failed, out.Unasked, out.Reason = true, true, err.Error()
+		return out
+	case state.Job || state.Active == "activating" || state.Active == "deactivating":
+		out.Coming = true
+		return out
+	case state.Active == "failed" && !state.Stopped(process.Now()):
+		out.Failed, out.Reason = true, "it failed: "+state.End()
+	case state.Active == "failed", state.Active == "inactive": // and whoever knows how has forgotten, perhaps
+		out.Reason = "it is " + state.Active
+	default:
+		out.Up = true
+		return out
+	}
+	r.forget(ctx, x.Unit)
+	return out
+}
+
+// restart restarts a unit that follows another, unless somebody has stopped it, or is
+// about to.
+func (r *restorer) restart(ctx context.Context, x guard.RestartUnit) guard.RestoreDone {
+	out := guard.RestoreDone{Unit: x.Unit, PID: x.PID}
+	if r.leaving(ctx, &out) {
+		return out
+	}
+	state, err := r.units.State(ctx, x.Unit)
+	var first systemd.UnitState
+	if err == nil && state.Down() && slices.Contains(state.Needs, x.After) {
+		first, err = r.units.State(ctx, x.After)
+	}
+	switch {
+	case err != nil:
+		out.Failed, out.Unasked, out.Reason = true, true, err.Error()
+		return out
+	case state.Load != "loaded":
+		out.Failed, out.Reason = true, "it is "+state.Load
+		return out
+	case state.Job || state.Active == "activating" || state.Active == "deactivating":
+		out.Reason = "somebody else starts or stops it: it is " + state.Active
+		return out
+	case state.Active == "failed" && state.Fell < x.Ended-alike:
+		out.Reason = "it had failed before"
+		return out
+	case state.Down() && !state.Crashed() && !fellWith(state, first, x):
+		out.Reason = "it was stopped"
+		return out
+	}
+	var result string
+	if state.Down() {
+		result, err = r.start(ctx, x.Unit, state)
+	} else {
+		result, err = r.units.TryRestart(ctx, x.Unit)
+	}
+	switch {
+	case errors.Is(err, systemd.ErrBusy):
+		out.Reason = err.Error()
+	case errors.Is(err, systemd.ErrRuns):
+		out.Started, out.Reason = true, "it was "+state.Active
+	case systemd.Unanswered(err):
+		out.Failed, out.Unasked, out.Reason = true, true, err.Error()
+	case err != nil:
+		out.Failed, out.Reason = true, err.Error()
+	case result != "done":
+		out.Failed, out.Reason = true, "its restart job ended as "+result
+	default:
+		if why := r.fails(ctx, x.Unit, false); why != "" {
+			out.Failed, out.Reason = true, why
+			break
+		}
+		out.Started, out.Reason = true, "it was "+state.Active
+	}
+	return out
+}
+
+// fellWith says whether a unit that is down was stopped together with the one that it
+// follows and needs: when that fell last, or at that end, where it has fallen again since.
+// One that systemd knows nothing of has not run since this guard began.
+func fellWith(s, first systemd.UnitState, x guard.RestartUnit) bool {
+	switch {
+	case !slices.Contains(s.Needs, x.After) || s.Left == 0:
+		return false
+	case s.Left >= first.Fell && s.Left <= first.Fell+alike:
+		return true
+	}
+	return first.Fell > x.Ended+fallTime && s.Left >= x.Ended-alike && s.Left <= x.Ended+fallTime
+}

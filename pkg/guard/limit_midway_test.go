@@ -32,6 +32,11 @@ func TestLimitMidway(t *testing.T) {
 			w.run(20 * sec)
 			*threads = 10
 			w.run(time.Minute)
+			for _, e := range w.find(EvCondemned, 110) {
+				if gap := w.find(EvGap, 0); len(gap) == 1 && e.at < gap[0].at+gapGrace {
+					t.Errorf("condemned %v after a gap, by what was seen before it\n%s", e.at-gap[0].at, w)
+				}
+			}
 			if !p.alive { // it was over it for long enough
 				return
 			}
@@ -54,6 +59,7 @@ func TestLimitMidway(t *testing.T) {
 		if v := w.view(110); len(w.signals) > 0 || v.State != "guarded" {
 			t.Fatalf("%+v\n%s", v, w)
 		}
+		w.none(EvCondemned)
 		p.look.Dumping, p.next = false, w.now
 		w.run(time.Minute)
 		if p.alive {

@@ -31,10 +31,8 @@ func (m *mutation) String() string { return m.function + ": " + m.what }
 
 const (
 	mutationsMin = 255
-	// mutantSchedules is how many schedules are to find a wrong version, and
-	// sampleSchedules how many for each of a sample.
+	// mutantSchedules is how many schedules are to find a wrong version.
 	mutantSchedules = 10000
-	sampleSchedules = 1000
 	mutantsSample   = 5
 	// mutantWait bounds a run of a wrong version.
 	mutantWait = 2 * time.Minute
@@ -48,9 +46,6 @@ func TestMutations(t *testing.T) {
 	all := readMutations(t, "testdata/mutations.txt")
 	which := os.Getenv("MUTATE")
 	run := mutants{binary: buildMutants(t, all), schedules: mutantSchedules}
-	if which == "" {
-		run.schedules = sampleSchedules
-	}
 	// The right one passes, or nothing is shown by those that do not.
 	if by := run.inSimulation(t, 0) + run.inTests(t, 0); by != "" {
 		t.Fatalf("the guard as it is fails: %s", by)

@@ -58,9 +58,10 @@ func isStopped(s systemd.UnitState) bool {
 }
 
 // apply has a unit take its new configuration. An error says that systemd could not be
-// asked, or refuses; wait that it is too early.
-func (k *carrying) apply(ctx context.Context, unit, name string, a *attempt) (wait time.Duration, err error) {
-	limited, cancel := context.WithTimeout(ctx, applyTimeout)
+// asked, or refuses; wait that it is too early. What it has begun it sees to the end, also
+// when the rule says something else by then.
+func (k *carrying) apply(unit, name string, a *attempt) (wait time.Duration, err error) {
+	limited, cancel := context.WithTimeout(context.Background(), applyTimeout)
 	defer cancel()
 	manager := &k.w.d.restorer.units
 	if leaving, err := manager.Leaving(limited); err != nil || leaving {
@@ -79,10 +80,10 @@ func (k *carrying) apply(ctx context.Context, unit, name string, a *attempt) (wa
 		k.w.save()
 		return 0, nil
 	case before.Load != "loaded":
-		k.took(ctx, unit, a, evConfigApplied, guard.LevelNotice, before.Load, fmt.Sprintf("%s is %s: it takes its changed configuration (%s) when it starts again", unit, before.Load, k.files))
+		k.took(unit, a, evConfigApplied, guard.LevelNotice, before.Load, fmt.Sprintf("%s is %s: it takes its changed configuration (%s) when it starts again", unit, before.Load, k.files))
 		return 0, nil
 	case isStopped(before): // by somebody
-		k.took(ctx, unit, a, evConfigApplied, guard.LevelNotice, before.Active, fmt.Sprintf("%s is %s: it takes its changed configuration (%s) when it starts", unit, before.Active, k.files))
+		k.took(unit, a, evConfigApplied, guard.LevelNotice, before.Active, fmt.Sprintf("%s is %s: it takes its changed configuration (%s) when it starts", unit, before.Active, k.files))
 		return 0, nil
 	case before.Job: // somebody else's
 		return heldLook, nil
@@ -99,7 +100,7 @@ func (k *carrying) apply(ctx context.Context, unit, name string, a *attempt) (wa
 		}
 	default:
 		if a.asked == 0 {
-			if wait, err := k.takeStart(ctx, unit, name, down, a); err != nil || wait > 0 {
+			if wait, err := k.takeStart(limited, unit, name, down, a); err != nil || wait > 0 {
 				return wait, err
 			}
 		}
@@ -124,28 +125,29 @@ func (k *carrying) apply(ctx context.Context, unit, name string, a *attempt) (wa
 		k.w.d.post(guard.UnitStarted{Unit: unit, Name: name, Problem: problem})
 	}
 	if problem != "" { // blamed, and not tried again with that content
-		k.took(ctx, unit, a, evConfigBlamed, guard.LevelError, action.String(), fmt.Sprintf("%s of %s after a change of its configuration failed: %s; the probable cause is %s", action, unit, problem, k.files))
+		k.took(unit, a, evConfigBlamed, guard.LevelError, action.String(), fmt.Sprintf("%s of %s after a change of its configuration failed: %s; the probable cause is %s", action, unit, problem, k.files))
 		if action == config.WatchReload { // it goes on with what it had, as a rule
 			k.w.watched.took(k.key, unit, unsure)
 			a.took, a.over = false, true
 		}
 		return 0, nil
 	}
-	k.took(ctx, unit, a, evConfigApplied, guard.LevelNotice, action.String(), fmt.Sprintf("%s of %s: its changed configuration (%s) is in force; a failure in the next %s is put down to it",
+	k.took(unit, a, evConfigApplied, guard.LevelNotice, action.String(), fmt.Sprintf("%s of %s: its changed configuration (%s) is in force; a failure in the next %s is put down to it",
 		action, unit, k.files, k.spec.Blame))
 	if action == config.WatchRestart {
 		before.Restarts = 0 // systemd counts anew
 	}
-	_ = k.w.d.inLoop(ctx, func() { k.w.beginBlame(unit, k.files, k.spec.Blame, before.Restarts) })
+	files := k.files
+	k.w.d.mail.leave(func() { k.w.beginBlame(unit, files, k.spec.Blame, before.Restarts) })
 	return 0, nil
 }
 
 // took says and remembers that a unit has what the files held at the last look.
-func (k *carrying) took(ctx context.Context, unit string, a *attempt, name guard.EventName, level guard.Level, reason, message string) {
+func (k *carrying) took(unit string, a *attempt, name guard.EventName, level guard.Level, reason, message string) {
 	*a = attempt{took: true}
 	k.w.watched.took(k.key, unit, hex.EncodeToString(k.change.Content[:]))
 	k.w.save()
-	k.tell(ctx, name, level, unit, reason, message)
+	k.tell(name, level, unit, reason, message)
 }
 
 // takeStart takes a start from the budget that all causes share, and says how long to wait

@@ -84,7 +84,7 @@ func (k *carrying) changed(ctx context.Context, c watch.Change) watch.Answer {
 	case k.verdict == nil && len(k.spec.Check) > 0:
 		return k.judge(ctx, p.todo)
 	case k.verdict != nil && k.verdict.outcome != "":
-		k.refuse(ctx, p.todo)
+		k.refuse(p.todo)
 		return watch.Answer{}
 	}
 	return k.put(ctx, &p)
@@ -97,7 +97,7 @@ func (k *carrying) judge(ctx context.Context, units []string) watch.Answer {
 		return watch.Answer{}
 	}
 	if err != nil {
-		wait := k.later(ctx, &k.checking, units[0], fmt.Errorf("its check could not be run: %w", err))
+		wait := k.later(&k.checking, units[0], fmt.Errorf("its check could not be run: %w", err))
 		if k.checking.over {
 			return watch.Answer{}
 		}
@@ -116,12 +116,12 @@ func (k *carrying) put(ctx context.Context, p *plan) watch.Answer {
 	for _, unit := range p.todo {
 		a := k.attempt(unit)
 		if process.Now() >= a.next {
-			wait, err := k.apply(ctx, unit, p.names[unit], a)
+			wait, err := k.apply(unit, p.names[unit], a)
 			if ctx.Err() != nil {
 				return watch.Answer{}
 			}
 			if err != nil {
-				wait = k.later(ctx, a, unit, err)
+				wait = k.later(a, unit, err)
 			} else {
 				wait, a.tries = min(wait, heldLook), 0 // the unit may be stopped meanwhile, or let go
 			}
@@ -275,20 +275,20 @@ func (k *carrying) announce(p *plan) {
 }
 
 // refuse says that the check has refused a change.
-func (k *carrying) refuse(ctx context.Context, units []string) {
+func (k *carrying) refuse(units []string) {
 	for _, unit := range units {
 		state := "is not put in force"
 		if a := k.units[unit]; a != nil && a.torn {
 			state = "is in force already, perhaps: it was written while the unit took what was there before, and may have been read then"
 		}
-		k.tell(ctx, evConfigCheckFailed, guard.LevelError, unit, k.verdict.outcome, fmt.Sprintf("%s: its changed configuration (%s) %s: %s", unit, k.files, state, k.verdict.says))
+		k.tell(evConfigCheckFailed, guard.LevelError, unit, k.verdict.outcome, fmt.Sprintf("%s: its changed configuration (%s) %s: %s", unit, k.files, state, k.verdict.says))
 	}
 }
 
 // later says why a change could not be carried further, each reason once, and how long to
 // wait. That there is no answer is no verdict, of the check nor of the unit, and neither
 // is that systemd does not do what it is asked for.
-func (k *carrying) later(ctx context.Context, a *attempt, unit string, err error) time.Duration {
+func (k *carrying) later(a *attempt, unit string, err error) time.Duration {
 	text, next := err.Error(), fmt.Sprintf("trying again each %s", retryMax)
 	wait := retryMax
 	switch {
@@ -308,13 +308,13 @@ func (k *carrying) later(ctx context.Context, a *attempt, unit string, err error
 	}
 	if text != a.trouble || a.over {
 		a.trouble = text
-		k.tell(ctx, evConfigDelayed, guard.LevelWarning, unit, text, fmt.Sprintf("%s: its changed configuration (%s) is not in force yet: %s; %s", unit, k.files, text, next))
+		k.tell(evConfigDelayed, guard.LevelWarning, unit, text, fmt.Sprintf("%s: its changed configuration (%s) is not in force yet: %s; %s", unit, k.files, text, next))
 	}
 	return wait
 }
 
-func (k *carrying) tell(ctx context.Context, name guard.EventName, level guard.Level, unit, reason, message string) {
-	_ = k.w.d.inLoop(ctx, func() { k.w.d.tellUnit(name, level, unit, reason, message) })
+func (k *carrying) tell(name guard.EventName, level guard.Level, unit, reason, message string) {
+	k.w.d.mail.leave(func() { k.w.d.tellUnit(name, level, unit, reason, message) })
 }
 
 // tellUnit reports an event about a unit.

@@ -490,6 +490,32 @@ func TestCarryAfterReload(t *testing.T) {
 	}
 }
 
+// TestCarryWhileTheRuleChanges: a restart that is under way when a reload changes its rule, or takes it away, is one
+// restart, and is said.
+func TestCarryWhileTheRuleChanges(t *testing.T) {
+	if namespaces(t) {
+		return
+	}
+	for name, change := range map[string]func(*config.Watch){
+		"another blame": func(w *config.Watch) { w.Blame = 7 * time.Second },
+		"no rule":       func(w *config.Watch) { w.Files = nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := carry(t, config.Watch{Action: config.WatchRestart}, "a.service")
+			c.at(func(n int, what string) *dbus.Error {
+				if n == 1 {
+					c.reload(change)
+				}
+				return nil
+			})
+			c.write("1")
+			c.await(only(evConfigApplied))
+			settle(2 * heldLook)
+			c.asks("restart a.service")
+		})
+	}
+}
+
 func restart(w *config.Watch) { w.Action = config.WatchRestart }
 
 // TestCarryTakenOver: what the guard that acted has carried, the one that takes over does not carry again; what that one

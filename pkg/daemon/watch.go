@@ -44,6 +44,7 @@ type watches struct {
 type running struct {
 	says string
 	end  context.CancelFunc
+	over chan struct{} // closed when it has ended
 }
 
 func newWatches(d *Daemon) *watches {
@@ -60,6 +61,7 @@ func (w *watches) set(rules []config.Rule) {
 	clear(w.rules)
 	named := map[string][]string{}
 	var begin []string
+	before := map[string]chan struct{}{}
 	for i := range rules {
 		r := &rules[i]
 		if len(r.Watch.Files) == 0 {
@@ -75,6 +77,7 @@ func (w *watches) set(rules []config.Rule) {
 			continue
 		} else if ok {
 			now.end()
+			before[key] = now.over
 		}
 		begin = append(begin, key)
 	}
@@ -88,8 +91,13 @@ func (w *watches) set(rules []config.Rule) {
 		ctx, cancel := context.WithCancel(context.Background())
 		watcher, spec := w.watcher, rules[w.rules[key]].Watch
 		carry := &carrying{w: w, key: key, spec: spec, files: oneLine(strings.Join(spec.Files, ", "))}
-		w.running[key] = running{fmt.Sprintf("%q", spec), cancel}
+		over, former := make(chan struct{}), before[key]
+		w.running[key] = running{fmt.Sprintf("%q", spec), cancel, over}
 		w.all.Go(func() {
+			defer close(over)
+			if former != nil {
+				<-former // it may be waiting for a job that it has begun
+			}
 			watcher.Run(ctx, watch.Spec{Files: spec.Files, Settle: spec.Settle, Known: w.watched.known(key), Tell: w.watched.astray(key)}, watch.Handlers{
 				Changed: func(c watch.Change) watch.Answer { return carry.changed(ctx, c) },
 				InForce: func(sums map[string]watch.Sum) { w.keep(key, sums) },

@@ -358,3 +358,22 @@ func TestDown(t *testing.T) {
 		}
 	})
 }
+
+// TestKilledMeanwhile kills the guard after it has ended a program and before the unit of that is started again. It ended
+// well and nobody refers to it: systemd remembers nothing of it.
+func TestKilledMeanwhile(t *testing.T) {
+	eachSystemd(t, func(t *testing.T, root string) {
+		m := bootInstalled(t, root, Files{
+			"/etc/checkprocd/conf.d/recovery.toml": "interval = \"200ms\"\n" + noPressure + "[recovery]\nwait = \"4s\"\n",
+			"/etc/systemd/system/hog.service": service("/bin/sh -c 'test -e /var/tmp/hog && exec " + client + " --name hog --timeout 2 --beat 500; touch /var/tmp/hog; exec " +
+				client + " --name hog --timeout 2 --beat 500 --beats 3 --term-exit'"),
+		})
+		m.startGuard()
+		m.Run("systemctl start hog")
+		first := m.mainPID("hog")
+		m.awaitEvent("killed", Fields{"CHECKPROC_UNIT": "hog.service"})
+		m.Run("systemctl kill --signal=KILL checkprocd")
+		m.Wait("hog is back", func() bool { pid := m.mainPID("hog"); return pid != "0" && pid != first })
+		m.awaitEvent("restored", Fields{"CHECKPROC_UNIT": "hog.service"})
+	})
+}

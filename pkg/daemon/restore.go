@@ -261,6 +261,11 @@ func (r *restorer) restart(ctx context.Context, x guard.RestartUnit) guard.Resto
 		result, err = r.start(ctx, x.Unit, state)
 	} else {
 		result, err = r.units.TryRestart(ctx, x.Unit)
+		if err == nil && result == "failed" {
+			if now, err := r.units.State(ctx, x.Unit); err == nil {
+				result += ": " + now.End()
+			}
+		}
 	}
 	switch {
 	case errors.Is(err, systemd.ErrBusy):

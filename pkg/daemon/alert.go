@@ -18,7 +18,7 @@ const (
 	alertQueue   = 64
 	// alertTimeout bounds one start: of Type=oneshot it lasts as long as the unit.
 	alertTimeout = 90 * time.Second
-	// A wave of events starts a burst of units, then one at a time; see pace.
+	// A wave of events starts a burst of units, then one at a time; the others wait.
 	alertBurst  = 10
 	alertRefill = 10 * time.Second
 	// maxUnitName is what systemd takes.
@@ -33,30 +33,35 @@ type alerter struct {
 	queue chan string
 	tell  func(string) // what went wrong; on any goroutine
 
+	left int // out for want of room, since one was not; of the loop
+
+	mu   sync.Mutex
 	pace pace
 }
 
 func newAlerter(tell func(string)) *alerter {
-	return &alerter{queue: make(chan string, alertQueue), tell: tell, pace: pace{tokens: alertBurst}}
+	return &alerter{queue: make(chan string, alertQueue), tell: tell, pace: newPace()}
 }
 
 // pace lets a burst through, then one at a time.
 type pace struct {
+	every  time.Duration
 	tokens int // what is left of the burst
 	since  time.Time
-	left   int // out, since one was let through
 }
 
-func (p *pace) allow(now time.Time) bool {
-	if n := int(now.Sub(p.since) / alertRefill); n > 0 {
+func newPace() pace { return pace{every: alertRefill, tokens: alertBurst} }
+
+// wait is 0 for one that is let through now, else the time to the next.
+func (p *pace) wait(now time.Time) time.Duration {
+	if n := int(now.Sub(p.since) / p.every); n > 0 {
 		p.tokens, p.since = min(alertBurst, p.tokens+n), now
 	}
 	if p.tokens == 0 {
-		p.left++
-		return false
+		return p.since.Add(p.every).Sub(now)
 	}
 	p.tokens--
-	return true
+	return 0
 }
 
 // instance is the name of the unit for an event: its instance, unescaped, is
@@ -96,19 +101,16 @@ func escape(text string) string {
 }
 
 // ask has a unit started, if there is room. It never waits.
-func (a *alerter) ask(name string, now time.Time) {
-	if !a.pace.allow(now) {
-		return
-	}
+func (a *alerter) ask(name string) {
 	select {
 	case a.queue <- name:
 	default:
-		a.pace.left++
+		a.left++
 		return
 	}
-	if n := a.pace.left; n > 0 {
-		a.tell(fmt.Sprintf("alert.unit was not started for %d events before this one: there were too many", n))
-		a.pace.left = 0
+	if a.left > 0 {
+		a.tell(fmt.Sprintf("alert.unit was not started for %d events before this one: there were too many", a.left))
+		a.left = 0
 	}
 }
 
@@ -120,6 +122,7 @@ func (a *alerter) run(ctx context.Context) {
 			for {
 				select {
 				case name := <-a.queue:
+					a.turn(ctx)
 					a.start(ctx, name)
 				case <-ctx.Done():
 					return
@@ -128,6 +131,23 @@ func (a *alerter) run(ctx context.Context) {
 		})
 	}
 	all.Wait()
+}
+
+// turn waits until one more may be started.
+func (a *alerter) turn(ctx context.Context) {
+	for {
+		a.mu.Lock()
+		wait := a.pace.wait(time.Now())
+		a.mu.Unlock()
+		if wait == 0 {
+			return
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 func (a *alerter) start(ctx context.Context, name string) {
@@ -146,7 +166,7 @@ func (a *alerter) start(ctx context.Context, name string) {
 // alert has a unit started for an event that is one to alert of.
 func (d *Daemon) alert(e *guard.Event) {
 	if e.Reason != reasonAlert && d.cfg.Alert.Unit != "" && (e.Name == evAlertTest || d.cfg.Alerts(string(e.Name))) {
-		d.alerter.ask(instance(d.cfg.Alert.Unit, e), time.Now())
+		d.alerter.ask(instance(d.cfg.Alert.Unit, e))
 	}
 }
 

@@ -53,24 +53,29 @@ func TestAlerter(t *testing.T) {
 	a := newAlerter(func(text string) { told <- text })
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
-	now := time.Now()
-	a.ask("a@bad.service", now)
-	for n := range 3 * alertBurst {
-		a.ask(fmt.Sprintf("a@%d.service", n), now) // nobody serves the queue yet: it does not wait
+	a.pace.every = 20 * time.Millisecond
+	a.ask("a@bad.service")
+	const most = alertQueue // nobody serves the queue yet: it does not wait
+	for n := range 3 * alertQueue {
+		a.ask(fmt.Sprintf("a@%d.service", n))
 	}
+	begin := time.Now()
 	go func() { defer close(done); a.run(ctx) }()
 	if text := <-told; text != "alert.unit of the configuration: start a@bad.service: its start job ended as failed" {
 		t.Errorf("told %q", text)
 	}
-	eventually(t, "the burst is started", func() bool { return len(m.calls()) == alertBurst })
-	a.ask("a@later.service", now.Add(alertRefill))
-	if text := <-told; !strings.Contains(text, fmt.Sprintf("for %d events", 2*alertBurst+1)) {
+	eventually(t, "all that there was room for are started", func() bool { return len(m.calls()) == most })
+	if took := time.Since(begin); took < (most-alertBurst-1)*a.pace.every {
+		t.Errorf("%d starts took %s", most, took)
+	}
+	a.ask("a@later.service")
+	if text := <-told; !strings.Contains(text, fmt.Sprintf("for %d events", 3*alertQueue+1-most)) {
 		t.Errorf("told %q", text)
 	}
 	eventually(t, "one more is started", func() bool { return slices.Contains(m.calls(), "start a@later.service") })
 	cancel()
 	<-done
-	if n := len(m.calls()); n != alertBurst+1 {
+	if n := len(m.calls()); n != most+1 {
 		t.Errorf("%d starts", n)
 	}
 }

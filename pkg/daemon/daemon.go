@@ -172,7 +172,7 @@ func start(opts Options) (*Daemon, error) {
 	d.pool = escalate.New(cfg.Ladder.MaxConcurrent, d.ladderOutcome)
 	d.restorer = newRestorer(d.post)
 	d.alerter = newAlerter(d.alertTrouble)
-	d.denials.tokens = alertBurst
+	d.denials.pace = newPace()
 	d.limiter = &limiter{units: &d.restorer.units, queue: make(chan limitJob, limitQueue), post: d.post}
 	d.sampler = newSampler()
 	d.watches = newWatches(d)

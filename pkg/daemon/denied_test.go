@@ -20,7 +20,7 @@ func TestDenied(t *testing.T) {
 		cfg := config.Default()
 		d := &Daemon{ring: newRing(), cfg: &cfg}
 		d.log.set(zerolog.Nop())
-		d.denials.tokens = alertBurst
+		d.denials.pace = newPace()
 		d.mail.wake = func() {}
 		h := handler{d}
 		said := func() (out []control.Event) {

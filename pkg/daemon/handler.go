@@ -26,15 +26,17 @@ type handler struct{ d *Daemon }
 
 // denials bounds the reports of orders that were refused: anybody can give them.
 type denials struct {
-	mu sync.Mutex
-	pace
+	mu   sync.Mutex
+	pace pace
+	left int // out, since one was said
 }
 
 func (h handler) Denied(c control.Caller, method, takes string) {
 	d := &h.d.denials
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if !d.allow(time.Now()) {
+	if d.pace.wait(time.Now()) > 0 {
+		d.left++
 		return
 	}
 	by, more := who(c), ""

@@ -290,6 +290,7 @@ func TestDown(t *testing.T) {
 		m.startGuard()
 		m.Try("systemctl start failed; sleep 0.2")
 		m.WaitUnit("failed", "failed")
+		m.Run("sleep 1.5") // what fell within the second before lead fell with it
 		back := strings.Fields("slow-stop slow-post slow-crash unready limited oneshot forks-hangs forks lead spent")
 		down := strings.Fields("auto meanwhile reset walk spent-stopped")
 		m.Run("systemctl start --no-block follower " + strings.Join(append(back, down...), " "))

@@ -303,9 +303,11 @@ func TestOrders(t *testing.T) {
 		for _, order := range []string{"brake go", "brake stop"} {
 			m.Mark()
 			m.Run("systemctl start wave")
-			m.Wait("the brake to hold the wave", func() bool { return m.status().Brake.Waiting == 9 })
+			// Eight make a wave. One whose last beat was before a second began, and the others' after, falls late alone.
+			held := 0
+			m.Wait("the brake to hold the wave", func() bool { held = m.status().Brake.Waiting; return held >= 8 })
 			m.check(m.awaitEvent("brake-on"), Fields{"PRIORITY": "3"})
-			answer(order, 9)
+			answer(order, held)
 			if got := m.status(); got.Brake.Waiting != 0 {
 				t.Errorf("%s: after %s: %+v", root, order, got.Brake)
 			}
@@ -316,13 +318,13 @@ func TestOrders(t *testing.T) {
 				continue
 			}
 			holds := m.status().Holds
-			if len(holds) != 9 || holds[0].PID == 0 || holds[0].LeftUsec < (9*time.Minute).Microseconds() || !strings.Contains(holds[0].By, "steward") {
+			if len(holds) != held || holds[0].PID == 0 || holds[0].LeftUsec < (9*time.Minute).Microseconds() || !strings.Contains(holds[0].By, "steward") {
 				t.Errorf("%s: after %s: %+v", root, order, holds)
 			}
-			if got := m.events("signalled"); len(got) != 0 {
-				t.Errorf("%s: after %s: %s", root, order, got[0]["MESSAGE"])
+			if got := m.events("signalled"); len(got) != 9-held {
+				t.Errorf("%s: after %s: %v", root, order, got)
 			}
-			answer("release --all", 9)
+			answer("release --all", held)
 			m.awaitEvent("killed")
 		}
 

@@ -103,20 +103,26 @@ func traced(t *testing.T, c *client, stops bool) (detach func()) {
 	t.Helper()
 	attached, release, released := make(chan error), make(chan struct{}), make(chan error)
 	go func() {
-		runtime.LockOSThread() // the tracer is this thread, which ends with the goroutine and so lets go of its tracee
+		runtime.LockOSThread() // the tracer is this thread
 		pid := int(c.pid)
+		stopped := func(err error) error {
+			if err == nil {
+				_, err = unix.Wait4(pid, nil, unix.WALL, nil)
+			}
+			return err
+		}
 		if !stops {
 			attached <- unix.PtraceSeize(pid)
 			<-release
-			released <- nil
-			return
+			// It has to stand still to be let go. The end of this thread would do that as well, but Go's first thread does not end.
+			if err := stopped(unix.PtraceInterrupt(pid)); err != nil {
+				released <- err
+				return
+			}
+		} else {
+			attached <- stopped(unix.PtraceAttach(pid))
+			<-release
 		}
-		err := unix.PtraceAttach(pid)
-		if err == nil {
-			_, err = unix.Wait4(pid, nil, unix.WALL, nil)
-		}
-		attached <- err
-		<-release
 		released <- unix.PtraceDetach(pid)
 	}()
 	if err := <-attached; err != nil {

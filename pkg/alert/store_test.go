@@ -242,16 +242,23 @@ func TestStoreKilled(t *testing.T) {
 	t.Logf("measured: %d steps written and forced to the disk between the kills", last)
 }
 
+// smallDisk mounts a file system of 64 KiB.
+func smallDisk(t *testing.T) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	return dir
+}
+
 // TestStoreOnFullDisk fills a real file system: it goes on in memory, and on the disk when there is room again.
 func TestStoreOnFullDisk(t *testing.T) {
 	if nstest.Run(t) {
 		return
 	}
-	dir := t.TempDir()
-	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"); err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = unix.Unmount(dir, unix.MNT_DETACH) }()
+	dir := smallDisk(t)
 	path := filepath.Join(dir, "queue")
 	s, _ := openStore(t, path, "ops")
 	put(t, s, 0)
@@ -289,11 +296,7 @@ func TestDamagedOnFullDisk(t *testing.T) {
 	if nstest.Run(t) {
 		return
 	}
-	dir := t.TempDir()
-	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"); err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = unix.Unmount(dir, unix.MNT_DETACH) }()
+	dir := smallDisk(t)
 	path := filepath.Join(dir, "queue")
 	if err := os.WriteFile(path, []byte("nonsense\n"), 0o600); err != nil {
 		t.Fatal(err)

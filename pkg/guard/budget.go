@@ -40,20 +40,13 @@ type RecoveryView struct {
 	Next       time.Duration // until the next start, or until it is tried anew; 0: nothing waits
 }
 
-// budgetUnit is the unit that a budget is for: a command has a new one each time.
-func budgetUnit(p *config.Policy, unit string) string {
-	if p.Restart == config.RestartCommand {
-		return ""
-	}
-	return unit
-}
-
 // budgetKey is whom a budget is for: a unit, or the name of what commands start.
 type budgetKey struct{ unit, name string }
 
-// keyOf is the budget for a name, by the policy for it.
+// keyOf is the budget for a name, by the policy for it: a command has a new unit each
+// time.
 func keyOf(p *config.Policy, name, unit string) budgetKey {
-	if unit = budgetUnit(p, unit); unit != "" {
+	if unit != "" && p.Restart != config.RestartCommand {
 		return budgetKey{unit: unit}
 	}
 	return budgetKey{name: name}

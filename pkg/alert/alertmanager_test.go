@@ -1,14 +1,16 @@
 package alert
 
 import (
+	"bufio"
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"strings"
 	"testing"
 	"time"
 
@@ -27,18 +29,29 @@ func alertmanager(t *testing.T) string {
 	if err := os.WriteFile(file, []byte("route:\n  receiver: none\nreceivers:\n- name: none\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	cmd := exec.Command(program, "--config.file="+file, "--storage.path="+dir, "--web.listen-address=127.0.0.1:0", "--cluster.listen-address=")
+	stderr, err := cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	address := listener.Addr().String()
-	listener.Close()
-	cmd := exec.Command(program, "--config.file="+file, "--storage.path="+dir, "--web.listen-address="+address, "--cluster.listen-address=")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	url := "http://" + address
+	// It takes a port that is free, and says which.
+	url := ""
+	var said strings.Builder
+	lines := bufio.NewScanner(stderr)
+	for url == "" && lines.Scan() {
+		fmt.Fprintln(&said, lines.Text())
+		if m := regexp.MustCompile(`"Listening on" address=(\S+)`).FindStringSubmatch(lines.Text()); m != nil {
+			url = "http://" + m[1]
+		}
+	}
+	if url == "" {
+		t.Fatalf("Alertmanager does not listen:\n%s", &said)
+	}
+	go func() { _, _ = io.Copy(io.Discard, stderr) }()
 	eventually(t, "Alertmanager is ready", func() bool {
 		answer, err := http.Get(url + "/-/ready")
 		if err != nil {

@@ -2,7 +2,6 @@ package alert
 
 import (
 	"context"
-	"net"
 	"strings"
 	"testing"
 	"time"
@@ -11,14 +10,9 @@ import (
 // TestURLIsNoLogText: the URL of a webhook is often its secret: what goes to the log when it cannot be delivered to, or is
 // no URL, has nothing of it but the host.
 func TestURLIsNoLogText(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	host := l.Addr().String()
-	_ = l.Close() // it refuses
+	host, _ := refusing(t)
 	p := newPoster(Receiver{Name: "r", Type: TypeWebhook, URL: "http://bob:swordfish@" + host + "/services/T0/hush?token=hush", Timeout: Duration{Duration: time.Second}}, "h")
-	err = p.post(context.Background(), nil)
+	err := p.post(context.Background(), nil)
 	if err == nil || strings.Contains(err.Error(), "hush") || strings.Contains(err.Error(), "swordfish") || !strings.Contains(err.Error(), host) {
 		t.Errorf("%v", err)
 	}

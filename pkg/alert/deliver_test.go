@@ -18,6 +18,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // patience is for what must happen sooner or later.
@@ -102,7 +104,7 @@ func deliver(t *testing.T, s *Store, r Receiver) *log {
 	l := &log{}
 	r.Name = "ops"
 	if r.Timeout.Duration == 0 {
-		r.Timeout = Duration{Duration: 500 * time.Millisecond}
+		r.Timeout = Duration{Duration: patience} // what came too late is sent again, and the tests count
 	}
 	d := delivery{name: "ops", store: s, post: newPoster(r, "host").post, report: l.add}
 	if r.Type == TypeAlertmanager {
@@ -113,6 +115,36 @@ func deliver(t *testing.T, s *Store, r Receiver) *log {
 	go func() { defer close(done); d.run(ctx) }()
 	t.Cleanup(func() { cancel(); <-done })
 	return l
+}
+
+// refusing is an address that nobody else can take, where connections are refused until listen is called.
+func refusing(t *testing.T) (address string, listen func() net.Listener) {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := os.NewFile(uintptr(fd), "socket")
+	t.Cleanup(func() { _ = f.Close() })
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	name, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("127.0.0.1:%d", name.(*unix.SockaddrInet4).Port), func() net.Listener {
+		t.Helper()
+		if err := unix.Listen(fd, 16); err != nil {
+			t.Fatal(err)
+		}
+		l, err := net.FileListener(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = l.Close() })
+		return l
+	}
 }
 
 func numbers(from, to int) string {
@@ -156,7 +188,11 @@ func TestNothingIsLost(t *testing.T) {
 			s, _ := openStore(t, filepath.Join(t.TempDir(), "queue"), "ops")
 			x := newReceiver(t)
 			x.set(behave)
-			l := deliver(t, s, Receiver{Type: TypeWebhook, URL: x.URL})
+			r := Receiver{Type: TypeWebhook, URL: x.URL}
+			if name == "hangs" {
+				r.Timeout = Duration{Duration: 2 * time.Second}
+			}
+			l := deliver(t, s, r)
 			for n := range 5 {
 				put(t, s, n)
 			}
@@ -179,12 +215,7 @@ func TestNothingIsLost(t *testing.T) {
 	}
 	t.Run("away", func(t *testing.T) {
 		t.Parallel()
-		listener, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		address := listener.Addr().String()
-		listener.Close() // connections are refused
+		address, listen := refusing(t)
 		path := filepath.Join(t.TempDir(), "queue")
 		s, _ := openStore(t, path, "ops")
 		l := deliver(t, s, Receiver{Type: TypeWebhook, URL: "http://" + address})
@@ -192,13 +223,12 @@ func TestNothingIsLost(t *testing.T) {
 			put(t, s, n)
 		}
 		eventually(t, "it is said", func() bool { return l.has("connection refused") })
-		if listener, err = net.Listen("tcp", address); err != nil {
-			t.Skipf("somebody else has taken %s: %v", address, err)
-		}
 		x := newReceiver(t)
+		listener := listen()
 		go func() { _ = http.Serve(listener, x.Config.Handler) }()
-		t.Cleanup(func() { listener.Close() })
 		eventually(t, "all has arrived", func() bool { return x.ids() == numbers(0, 250) })
+		x.mu.Lock()
+		defer x.mu.Unlock()
 		if x.requests > 10 {
 			t.Errorf("%d requests for 250 notifications", x.requests)
 		}
@@ -211,7 +241,7 @@ func TestNothingIsLost(t *testing.T) {
 			time.Sleep(time.Duration(len(p.Notifications)) * time.Millisecond)
 			return true
 		})
-		deliver(t, s, Receiver{Type: TypeWebhook, URL: x.URL, Timeout: Duration{Duration: 30 * time.Second}})
+		deliver(t, s, Receiver{Type: TypeWebhook, URL: x.URL})
 		for n := range 300 {
 			put(t, s, n)
 		}

@@ -195,10 +195,12 @@ func TestStoreKilled(t *testing.T) {
 		s, _ := openStore(t, path, "ops")
 		cursor, _, _ := s.Load()
 		n, _ := strconv.Atoi(strings.TrimPrefix(cursor, "c:"))
-		fmt.Println("begun")
-		for {
+		for first := true; ; first = false {
 			n++
 			put(t, s, n)
+			if first { // however slow the disk is
+				fmt.Println("begun")
+			}
 			if n%3 == 0 {
 				_ = s.Ack("ops", s.head("ops", 2))
 			}

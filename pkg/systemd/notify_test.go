@@ -19,7 +19,7 @@ import (
 )
 
 // patience is how long a test waits for what must happen.
-const patience = 20 * time.Second
+const patience = 60 * time.Second
 
 // notifySocket listens where PID 1 would, and sets the environment of a service.
 func notifySocket(t *testing.T) *net.UnixConn {

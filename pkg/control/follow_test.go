@@ -108,6 +108,7 @@ func TestDeafFollower(t *testing.T) {
 	path := serve(t, h, func(s *Server) { server, s.limits.write = s, s.limits.write/100 })
 	r := dialRaw(t, path)
 	r.say(`{"method":"io.checkproc.Follow","more":true}` + "\x00")
+	r.hear()
 	big := &Event{Message: string(make([]byte, 64<<10))}
 	cut := make(chan struct{})
 	go func() {
@@ -125,6 +126,5 @@ func TestDeafFollower(t *testing.T) {
 			}
 		}
 	}()
-	r.hear()
 	<-cut
 }

@@ -743,7 +743,7 @@ func TestSlowClientsHarmNobody(t *testing.T) {
 	var server *Server
 	path := serve(t, h, func(s *Server) {
 		server = s
-		s.limits.idle, s.limits.request, s.limits.write = time.Second, time.Second, time.Second
+		s.limits.idle, s.limits.request, s.limits.write = 4*time.Second, 4*time.Second, 4*time.Second
 	})
 	silent, slow, deaf := dialRaw(t, path), dialRaw(t, path), dialRaw(t, path)
 	slow.say(`{"method":`)

@@ -99,7 +99,7 @@ func TestClients(t *testing.T) {
 		}
 	})
 	t.Run("torn", func(t *testing.T) {
-		c := start(t, "--name", "torn", "--torn", "200")
+		c := start(t, "--name", "torn", "--torn", "3000")
 		torn := false
 		eventually(t, "a torn record is seen", func() bool {
 			for i := range s.Len() {

@@ -76,10 +76,17 @@ func (c *carrier) settled() {
 	})
 }
 
-func (c *carrier) write(text string) {
-	c.t.Helper()
-	if err := os.WriteFile(c.file, []byte(text), 0o644); err != nil {
-		c.t.Fatal(err)
+func (c *carrier) write(text string) { c.t.Helper(); replace(c.t, c.file, text) }
+
+// replace gives a file its text in one step: were it empty in between, that would be a change of its own where the machine
+// stands still for the time to settle just then.
+func replace(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path+".new", []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		t.Fatal(err)
 	}
 }
 

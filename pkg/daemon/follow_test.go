@@ -147,6 +147,7 @@ func TestFollowEvents(t *testing.T) {
 		return
 	}
 	c := testConfig(t)
+	c.Ladder.Steps[0].Wait = time.Minute // the first daemon ends within
 	g := launch(t, c)
 	g.await(want{event: guard.EvTableAttached})
 	var mu sync.Mutex
@@ -187,6 +188,7 @@ func TestFollowEvents(t *testing.T) {
 	}
 	before := last.Cursor
 
+	c.Ladder.Steps[0].Wait = time.Second
 	g = launch(t, c)
 	g.await(want{event: guard.EvKilled, pid: m.pid})
 	if err := g.dial().AlertTest(t.Context()); err != nil {

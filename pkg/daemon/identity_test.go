@@ -127,9 +127,9 @@ func TestRecordChanges(t *testing.T) {
 		return
 	}
 	g := begin(t, testConfig(t))
-	// Beats every 2s: within 30s, not within 1s.
-	shorter := run(t, "--name shorter --timeout 30 --beat 2500 --name-change evil --timeout-change 1 --change-after 1")
-	longer := run(t, "--name longer --timeout 2 --beat 300 --beats 4 --timeout-change 60 --change-after 3")
+	// Beats within 30s, not within 1s. Both are known long before they change.
+	shorter := run(t, "--name shorter --timeout 30 --beat 2500 --name-change evil --timeout-change 1 --change-after 2")
+	longer := run(t, "--name longer --timeout 2 --beat 300 --beats 17 --timeout-change 60 --change-after 16")
 	g.await(want{event: guard.EvChanged, pid: shorter.pid, text: "keeping 30s"})
 	name := g.await(want{event: guard.EvChanged, pid: shorter.pid, text: `"evil"`})
 	if name.Name != "shorter" {

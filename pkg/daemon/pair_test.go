@@ -18,7 +18,9 @@ func TestTwoGuards(t *testing.T) {
 	if namespaces(t) {
 		return
 	}
-	first := launch(t, testConfig(t))
+	c := testConfig(t)
+	c.Ladder.Steps[0].Wait = 5 * time.Second // the second is to see it hang as well
+	first := launch(t, c)
 	first.await(want{event: guard.EvActing})
 	first.await(want{event: guard.EvTableAttached})
 	second := launch(t, testConfig(t))

@@ -21,12 +21,7 @@ func TestChangeUnderRestart(t *testing.T) {
 	}
 	c := testConfig(t)
 	file := filepath.Join(c.RuntimeDir, "a.conf")
-	write := func(text string) {
-		t.Helper()
-		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
+	write := func(text string) { t.Helper(); replace(t, file, text) }
 	c.Rules = []config.Rule{{Match: config.Match{Name: "x"}, Watch: config.Watch{Files: []string{file}, Settle: 100 * time.Millisecond, Blame: time.Second}}}
 	memory := filepath.Join(c.RuntimeDir, "watched")
 	begins := func(changes int) *guardian {

@@ -38,7 +38,7 @@ func TestWhoMaySteer(t *testing.T) {
 			return code
 		}
 		asks := map[string]int{"status": anyone, "list": anyone, "advise": see, "diff": see}
-		orders := map[string]string{"alert test": "AlertTest", "recover flap": "Recover", "reload --wait": "Reload", "hold steady --for 5s": "Hold"}
+		orders := map[string]string{"alert test": "AlertTest", "recover flap": "Recover", "reload --wait": "Reload", "hold steady --for 10m": "Hold"}
 		for _, x := range []struct {
 			user string
 			may  int

@@ -303,9 +303,13 @@ func TestOrders(t *testing.T) {
 		for _, order := range []string{"brake go", "brake stop"} {
 			m.Mark()
 			m.Run("systemctl start wave")
-			// Eight make a wave. One whose last beat was before a second began, and the others' after, falls late alone.
+			// Eight make a wave. Those that fall late in the second before are ended, and belong to it.
 			held := 0
-			m.Wait("the brake to hold the wave", func() bool { held = m.status().Brake.Waiting; return held >= 8 })
+			m.Wait("the brake to hold the wave", func() bool {
+				s := m.status()
+				held = s.Brake.Waiting
+				return s.Brake.On && held > 0 && held+len(m.events("signalled")) == 9
+			})
 			m.check(m.awaitEvent("brake-on"), Fields{"PRIORITY": "3"})
 			answer(order, held)
 			if got := m.status(); got.Brake.Waiting != 0 {

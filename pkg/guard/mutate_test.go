@@ -34,8 +34,8 @@ const (
 	// mutantSchedules is how many schedules are to find a wrong version.
 	mutantSchedules = 10000
 	mutantsSample   = 5
-	// mutantWait bounds a run of a wrong version.
-	mutantWait = 2 * time.Minute
+	// mutantWait bounds a run of a wrong version, which takes seconds.
+	mutantWait = 20 * time.Minute
 )
 
 // TestMutations makes wrong versions of the guard, and each is caught: by a schedule

@@ -4,6 +4,8 @@ import (
 	"fmt"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/checkprocd/checkprocd/pkg/process"
 )
 
 // spareFiles are descriptors that targets do not get, or half of all where there
@@ -18,14 +20,23 @@ func room() (targets, limit int) {
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &l); err != nil || l.Cur > 1<<30 {
 		return 1 << 30, 1 << 30
 	}
-	limit = int(l.Cur)
-	return limit - min(spareFiles, limit/2), limit
+	return roomIn(int(l.Cur)), int(l.Cur)
 }
+
+func roomIn(limit int) (targets int) {
+	targets = limit - min(spareFiles, limit/2)
+	if keepsFiles(limit) {
+		targets -= process.MaxKept
+	}
+	return targets
+}
+
+// keepsFiles says whether there are so many descriptors that the sampler may keep some: targets come first.
+func keepsFiles(limit int) bool { return limit >= 8*process.MaxKept }
 
 // noRoom says why no more targets are taken in; "" while they are.
 func (d *Daemon) noRoom() string {
 	targets, limit := room()
-
 	if len(d.held) < targets {
 		return ""
 	}

@@ -84,12 +84,16 @@ func (d *Daemon) takeSamples() {
 
 func (d *Daemon) toSample(list []guard.Sampling) []sampled {
 	out := make([]sampled, 0, len(list))
+	_, limit := room()
 	for _, x := range list {
 		h := d.held[x.Target]
 		if h == nil {
 			continue
 		}
 		s := sampled{id: x.Target, proc: h.proc}
+		if keepsFiles(limit) {
+			s.want = process.KeepFiles
+		}
 		for q, want := range wants {
 			if x.What&(1<<q) != 0 {
 				s.want |= want

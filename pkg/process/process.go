@@ -61,6 +61,8 @@ type Process struct {
 	sys *system
 	mu  sync.RWMutex // held for reading around each use of fd, so that Close never hands a reused number to a call
 	fd  int          // -1 when closed
+
+	files keptFiles // closed with fd
 }
 
 // helpers are the pids (int32) of the running consent helpers, one for each Reader. Open refuses them.
@@ -216,6 +218,7 @@ func (p *Process) Close() error {
 	}
 	fd := p.fd
 	p.fd = -1
+	p.files.close()
 	if err := unix.Close(fd); err != nil {
 		return fmt.Errorf("close pidfd of %d: %w", p.PID, err)
 	}

@@ -217,6 +217,9 @@ func TestSampleDoesNotAllocate(t *testing.T) {
 		if _, err := p.Sample(WantMemory | WantCPU | WantThreads | WantDescriptors | WantOpenLimit | WantAge); err != nil {
 			t.Fatal(err)
 		}
+		if _, err := p.Sample(WantMemory | WantDescriptors | KeepFiles); err != nil {
+			t.Fatal(err)
+		}
 	}); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
@@ -224,7 +227,8 @@ func TestSampleDoesNotAllocate(t *testing.T) {
 
 func BenchmarkSample(b *testing.B) {
 	p := open(b, actor(b, "pause").pid())
-	for name, want := range map[string]Want{"memory": WantMemory, "cpu": WantCPU, "threads": WantThreads, "limits of the bench": WantMemory | WantCPU | WantDescriptors, "descriptors": WantDescriptors, "limit": WantOpenLimit,
+	for name, want := range map[string]Want{"memory": WantMemory, "cpu": WantCPU, "threads": WantThreads, "limits of the bench": WantMemory | WantCPU | WantDescriptors,
+		"the same, kept": WantMemory | WantCPU | WantDescriptors | KeepFiles, "descriptors": WantDescriptors, "limit": WantOpenLimit,
 		"children": WantChildren, "pressure": WantPressureCPU, "all": wantAll &^ WantGroupMemory} {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
@@ -234,5 +238,81 @@ func BenchmarkSample(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// TestKeepFiles: files that are kept tell of their own process, as often as they are asked, and are given back.
+func TestKeepFiles(t *testing.T) {
+	const memory, files = 32 << 20, 30
+	c := actor(t, fmt.Sprintf("use %d %d 0 0", memory, files))
+	p := open(t, c.pid())
+	before := keptNow.Load()
+	for range 3 {
+		list, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", c.pid()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := p.Sample(WantDescriptors | WantMemory | KeepFiles)
+		if err != nil || s.Descriptors != len(list) || len(list) < files || s.Memory < memory || s.Memory > memory+(200<<20) || s.Problems != nil {
+			t.Fatalf("%+v, %v; listed are %d", s, err, len(list))
+		}
+		if n := keptNow.Load() - before; n != numKept {
+			t.Fatalf("%d are kept", n)
+		}
+	}
+	open := keptOf(c.pid())
+	if open != numKept {
+		t.Errorf("%d files of it are open", open)
+	}
+	c.end()
+	eventually(t, "its end", p.Exited)
+	if s, err := p.Sample(WantDescriptors | WantMemory | KeepFiles); !errors.Is(err, ErrGone) {
+		t.Errorf("when it has ended: %+v, %v", s, err)
+	}
+	if err := p.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if n := keptNow.Load() - before; n != 0 {
+		t.Errorf("%d are kept of a closed process", n)
+	}
+}
+
+// keptOf counts the files of a process in /proc that this one has open.
+func keptOf(pid int32) (n int) {
+	list, _ := filepath.Glob("/proc/self/fd/*")
+	for _, name := range list {
+		if link, _ := os.Readlink(name); strings.HasPrefix(link, fmt.Sprintf("/proc/%d/", pid)) {
+			n++
+		}
+	}
+	return n
+}
+
+// TestKeptIsOfOne: with its number in the hands of another, a kept file still tells of the process that it was opened for.
+func TestKeptIsOfOne(t *testing.T) {
+	c, other := actor(t, "pause"), actor(t, "use 33554432 0 0 0")
+	p := open(t, c.pid())
+	first, err := p.Sample(WantMemory | KeepFiles)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.PID = other.pid()
+	if s, err := p.Sample(WantMemory | KeepFiles); err != nil || s.Memory > first.Memory+(16<<20) {
+		t.Errorf("%+v after %+v, %v", s, first, err)
+	}
+}
+
+// TestKeepFilesBound: beyond the bound none is kept, and what is found is right all the same.
+func TestKeepFilesBound(t *testing.T) {
+	c := actor(t, "pause")
+	p := open(t, c.pid())
+	before := keptNow.Swap(MaxKept - 1)
+	defer keptNow.Add(before - (MaxKept - 1))
+	s, err := p.Sample(WantDescriptors | WantMemory | KeepFiles)
+	if err != nil || s.Descriptors <= 0 || s.Memory <= 0 || keptNow.Load() != MaxKept || keptOf(c.pid()) != 1 {
+		t.Errorf("%+v, %v; %d are kept of it, %d of all", s, err, keptOf(c.pid()), keptNow.Load())
+	}
+	if err := p.Close(); err != nil || keptNow.Load() != MaxKept-1 {
+		t.Errorf("%v; %d are kept of all", err, keptNow.Load())
 	}
 }

@@ -112,7 +112,7 @@ func (o *Scan) apply(g *Guard) {
 		if r.PID == 0 && p.PID == 0 && r.Token == p.Token {
 			continue
 		}
-		if r.PID == p.PID && r.Timeout == p.Timeout && r.Name == p.Name {
+		if r.Alike(p) {
 			if r.Token == p.Token {
 				continue
 			}

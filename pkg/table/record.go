@@ -42,6 +42,14 @@ func (r *Record) Same(o *Record) bool {
 		bytes.Equal(nameBytes(&r.Name), nameBytes(&o.Name))
 }
 
+// Alike reports whether r and o are the same but for their tokens, to the byte. It is for those who compare thousands:
+// four words are compared in place, 51 bytes by a call. Garbage in the padding makes a difference; [Segment.Read] copies
+// none.
+func (r *Record) Alike(o *Record) bool {
+	a, b := (*[2][4]uint64)(unsafe.Pointer(r)), (*[2][4]uint64)(unsafe.Pointer(o))
+	return a[0] == b[0] && a[1] == b[1]
+}
+
 // CleanName is name up to its first NUL as text that is safe in a log line and on a terminal. Bytes that are no UTF-8
 // (a GBK name, a character cut at the end) and bytes of characters that do not print (control characters, bidirectional
 // overrides, line separators) become \xNN, the backslash itself \x5c, so that different names stay different. An empty

@@ -83,6 +83,18 @@ func TestSame(t *testing.T) {
 	}
 }
 
+// TestAlike: each byte makes two records differ, but those of the token.
+func TestAlike(t *testing.T) {
+	base := Record{PID: 4242, Name: name("a"), Timeout: 30, Token: 1700000000}
+	for i := range RecordSize {
+		other := base
+		bytesOf(&other)[i]++
+		if want := i >= 64; base.Alike(&other) != want || other.Alike(&base) != want {
+			t.Errorf("with another byte %d, Alike is not %v", i, want)
+		}
+	}
+}
+
 // TestReadHostile puts bytes into shared memory as clients leave them and looks at what comes out.
 func TestReadHostile(t *testing.T) {
 	garbage := bytes.Repeat([]byte{0xa5}, RecordSize)

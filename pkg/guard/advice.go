@@ -91,6 +91,7 @@ type habit struct {
 	beats   uint64
 	longest gapCode
 	buckets [gapBuckets]uint32
+	filled  uint64 // bit i: buckets[i] is not 0
 }
 
 // bucket is where a gap is counted.
@@ -155,6 +156,7 @@ func (g *Guard) foldRun(t *target, i int) {
 // count adds gaps to a bucket, which is full at 2^32-1.
 func (h *habit) count(bucket int, n uint32) {
 	h.buckets[bucket] += min(n, math.MaxUint32-h.buckets[bucket])
+	h.filled |= 1 << bucket
 }
 
 func (g *Guard) foldAll() {

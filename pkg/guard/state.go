@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/bits"
 	"slices"
 	"time"
 
@@ -111,14 +112,11 @@ func (h *habit) save(w *writer) {
 	w.str(h.name)
 	w.u64(h.beats)
 	w.u32(uint32(h.longest))
-	at := len(w.b)
-	w.u8(0)
-	for i, n := range h.buckets {
-		if n > 0 {
-			w.b[at]++
-			w.u8(uint8(i))
-			w.u32(n)
-		}
+	w.u8(uint8(bits.OnesCount64(h.filled)))
+	for left := h.filled; left != 0; left &= left - 1 {
+		i := bits.TrailingZeros64(left)
+		w.u8(uint8(i))
+		w.u32(h.buckets[i])
 	}
 }
 
@@ -331,7 +329,7 @@ func (g *Guard) restoreHabit(r *reader) {
 			r.bad = true
 			return
 		}
-		h.buckets[i] = r.u32()
+		h.count(int(i), r.u32())
 	}
 	if _, twice := g.habitOf[h.name]; twice {
 		r.bad = true

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"math"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -344,6 +345,7 @@ func TestClearConcurrent(t *testing.T) {
 				if s.Clear(0, dead) {
 					cleared.Add(1)
 				}
+				runtime.Gosched() // on one processor each has it for 10 ms else
 			}
 		})
 	}
@@ -355,8 +357,8 @@ func TestClearConcurrent(t *testing.T) {
 			break
 		}
 		atomic.StoreInt32(word, dead)
-		for atomic.LoadInt32(word) != 0 {
-			// until one of the guards has it
+		for atomic.LoadInt32(word) != 0 { // until one of the guards has it
+			runtime.Gosched()
 		}
 		if token := s.Load(0).Token; token != int64(i) {
 			t.Errorf("round %d: clearing changed the token to %d", i, token)

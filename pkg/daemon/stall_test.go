@@ -208,12 +208,18 @@ func TestTraced(t *testing.T) {
 	g.await(want{event: guard.EvRegistered, pid: c.pid})
 	release, released := make(chan struct{}), make(chan error)
 	go func() {
-		runtime.LockOSThread() // the tracer is this thread, which ends with the goroutine
+		runtime.LockOSThread() // the tracer is this thread
 		err := unix.PtraceSeize(int(c.pid))
 		if err == nil {
 			err = unix.PtraceInterrupt(int(c.pid))
 		}
 		<-release
+		if err == nil { // the end of this thread would let go as well, but Go's first thread does not end
+			_, err = unix.Wait4(int(c.pid), nil, unix.WALL, nil)
+		}
+		if err == nil {
+			err = unix.PtraceDetach(int(c.pid))
+		}
 		released <- err
 	}()
 	e := g.await(want{event: guard.EvHeld, pid: c.pid})

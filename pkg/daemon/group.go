@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"strings"
 	"sync"
@@ -11,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/checkprocd/checkprocd/pkg/escalate"
+	"github.com/checkprocd/checkprocd/pkg/guard"
 	"github.com/checkprocd/checkprocd/pkg/process"
 	"github.com/checkprocd/checkprocd/pkg/systemd"
 )
@@ -31,14 +33,22 @@ const (
 // seen to be a member, while the target itself was alive; those that are left when it
 // has ended get the rest of the ladder. Who comes later (a unit that was restarted into
 // the same cgroup) is never among them, and who left it is spared.
+//
+// Of whom an earlier daemon's ladder was for, those are taken in again that can be shown
+// to be who they were, as long as that very cgroup stands. Its target may have ended
+// before: then there is none.
 type groupTarget struct {
-	ladderTarget
-	path   string // of that cgroup
-	units  *systemd.Units
-	helper int32
+	ladderTarget // proc is nil where it had ended before
+	target       guard.TargetID
+	path         string // of that cgroup
+	units        *systemd.Units
+	helper       int32
+	post         func(guard.Observation)
 
 	mu      sync.Mutex // the pool asks for those that remain while a ladder waits in its queue
+	inode   uint64     // of that cgroup, 0 as long as nobody has looked
 	members map[int32]*process.Process
+	earlier guard.Group // of an earlier daemon, to be taken in
 }
 
 // Signal sends to all that were found in the target's cgroup, and then to it: while it
@@ -46,10 +56,13 @@ type groupTarget struct {
 func (t *groupTarget) Signal(sig unix.Signal) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.proc.Exited() || t.proc.FD() < 0 { // or was given up since
+	t.takeIn()
+	if t.proc == nil || t.proc.Exited() || t.proc.FD() < 0 { // or was given up since
+		t.tell(true, 0)
 		t.signalMembers(sig)
 		return nil // the steps go on for the others
 	}
+	defer t.tell(false, 0)
 	sent := false
 	if group := t.group(); group != nil {
 		sent = t.signalGroup(group, sig)
@@ -119,6 +132,62 @@ func (t *groupTarget) close() {
 	}
 }
 
+// takeIn opens those who were members for an earlier daemon, once.
+func (t *groupTarget) takeIn() {
+	e := t.earlier
+	t.earlier = guard.Group{}
+	if len(e.Members) == 0 || e.Path != t.path {
+		return
+	}
+	unsure := 0
+	switch _, err := process.GroupAt(e.Path, e.Inode); {
+	case errors.Is(err, fs.ErrNotExist): // with it went all who were in it
+		return
+	case err != nil:
+		unsure = len(e.Members)
+		e.Members = nil
+	}
+	t.inode, t.members = e.Inode, map[int32]*process.Process{}
+	for _, was := range e.Members {
+		m, err := process.Open(was.PID)
+		if err != nil {
+			continue
+		}
+		switch is := memberOf(m); {
+		case !isBelow(m.Cgroup, t.path): // it has left
+		case was.Start == 0:
+			unsure++
+		case is == was:
+			t.members[was.PID] = m
+			continue
+		}
+		_ = m.Close()
+	}
+	t.tell(false, unsure)
+}
+
+// memberOf says how another daemon can tell a process. Without an inode of its own a
+// later one of its number has a later start, if this one lives after the tick in which
+// it began.
+func memberOf(m *process.Process) guard.Member {
+	is := guard.Member{PID: m.PID}
+	if now := process.Ticks(); m.Inode != 0 || m.StartTime < now && !m.Exited() {
+		is.Start, is.Inode = m.StartTime, m.Inode
+	}
+	return is
+}
+
+// tell says whom the ladder is for beside its target.
+func (t *groupTarget) tell(alone bool, unsure int) {
+	o := guard.Gathered{Target: t.target, Group: guard.Group{Path: t.path, Inode: t.inode}, Alone: alone, Unsure: unsure}
+	for _, m := range t.members {
+		if !m.Exited() {
+			o.Group.Members = append(o.Group.Members, memberOf(m))
+		}
+	}
+	t.post(o)
+}
+
 // gather opens the members of the cgroup that are not known yet, and says how many.
 func (t *groupTarget) gather(group *process.Group) (found int) {
 	pids, err := group.Members()
@@ -128,6 +197,7 @@ func (t *groupTarget) gather(group *process.Group) (found int) {
 	if t.members == nil {
 		t.members = map[int32]*process.Process{}
 	}
+	t.inode = group.Inode()
 	for _, pid := range pids {
 		if pid == t.pid || t.members[pid] != nil || pid == int32(os.Getpid()) || pid == t.helper || len(t.members) >= maxGroup {
 			continue
@@ -150,6 +220,7 @@ func (t *groupTarget) gather(group *process.Group) (found int) {
 func (t *groupTarget) Remains() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.takeIn()
 	for pid, m := range t.members {
 		if m.Exited() {
 			_ = m.Close()

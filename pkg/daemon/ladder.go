@@ -89,6 +89,10 @@ func (t *ladderTarget) Remains() bool { return false }
 // now.
 func (d *Daemon) startLadders() {
 	for _, x := range d.ladders {
+		if x.Left {
+			d.endRest(x)
+			continue
+		}
 		h := d.held[x.Target]
 		if h == nil {
 			d.post(guard.LadderReport{Target: x.Target, Kind: guard.LadderFailed, Reason: "its pidfd is not held"})
@@ -102,12 +106,28 @@ func (d *Daemon) startLadders() {
 		}
 		job := escalate.Job{ID: uint64(x.Target), Target: &t, Steps: x.Steps, From: x.From, Sent: x.Sent, Waited: x.Waited, DumpWait: x.DumpWait, Exited: h.exited}
 		if x.Scope == config.ScopeCgroup {
-			group := &groupTarget{ladderTarget: t, path: h.group, units: &d.restorer.units, helper: d.reader.PID()}
-			job.Target, d.groups[x.Target] = group, group
+			group := d.newGroup(x, t, h.group)
+			job.Target = group
 		}
 		d.pool.Start(job)
 	}
 	d.ladders = d.ladders[:0]
+}
+
+// newGroup makes the target of a ladder for a cgroup.
+func (d *Daemon) newGroup(x guard.BeginLadder, t ladderTarget, path string) *groupTarget {
+	group := &groupTarget{ladderTarget: t, target: x.Target, path: path, units: &d.restorer.units, helper: d.reader.PID(), earlier: x.Group, post: d.post}
+	d.groups[x.Target] = group
+	return group
+}
+
+// endRest goes on with the ladder of an earlier daemon for those of a cgroup whose
+// target has ended.
+func (d *Daemon) endRest(x guard.BeginLadder) {
+	ended := make(chan struct{})
+	close(ended)
+	group := d.newGroup(x, ladderTarget{pid: x.PID, exited: ended, releases: &d.releases}, x.Group.Path)
+	d.pool.Start(escalate.Job{ID: uint64(x.Target), Target: group, Steps: x.Steps, From: x.From, Sent: x.Sent, Waited: x.Waited, Left: true, Exited: ended})
 }
 
 // ladderOutcome is called by the workers.

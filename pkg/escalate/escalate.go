@@ -32,7 +32,7 @@ type Target interface {
 	// then goes on, and it is asked again each second.
 	Dumping() bool
 	// Remains reports whether others of the scope outlive the target. It is asked once Exited is closed, if this ladder
-	// has sent a signal: while it is true, waits and signals go on for the others. Each 50 ms of a wait it is asked anew.
+	// has sent a signal, or Left says so: while it is true, waits and signals go on for the others. Each 50 ms of a wait it is asked anew.
 	Remains() bool
 }
 
@@ -47,6 +47,10 @@ type Job struct {
 	// A Waited above 0 implies Sent. Time in the queue counts. What is beyond the step's wait counts for DumpWait.
 	Waited time.Duration
 	Sent   bool
+
+	// Left says that the target had ended when this process took the ladder up: it goes on for the others of its scope.
+	// Exited is closed.
+	Left bool
 
 	// DumpWait is for how long, at most, the wait after each signal goes on while the target dumps core; 0: not at all.
 	// After SIGKILL it does not: that cuts a dump off.

@@ -77,6 +77,14 @@ func TestScope(t *testing.T) {
 			j.From, f.remains = 2, during(0, second)
 			f.exit()
 		}, []string{"0s 1 signalled 2 SIGKILL", "1s 1 gone 2 SIGKILL"}, 0, 20, 23},
+		{"resumed with its target gone, and nobody knows of a signal", func(f *fake, j *Job) {
+			j.Left, f.remains = true, during(0, 6*second)
+			f.exit()
+		}, []string{"0s 1 signalled 0 SIGTERM", "5s 1 signalled 1 SIGABRT", "6s 1 gone 1 SIGABRT"}, 0, 120, 126},
+		{"resumed with all gone", func(f *fake, j *Job) {
+			j.Left, f.remains = true, func() bool { return false }
+			f.exit()
+		}, []string{"0s 1 gone"}, 0, 1, 1},
 		{"resumed after all", func(f *fake, j *Job) {
 			j.From, j.Waited, f.remains = 2, time.Hour, during(0, time.Hour)
 			f.exit()

@@ -79,7 +79,7 @@ func (j *job) outcomeOf(kind Kind, step int, err error) Outcome {
 
 // remains reports whether an ended target has left others to this ladder. One that ended before it got a signal has
 // not: they did nothing that this ladder is for.
-func (j *job) remains() bool { return j.last >= 0 && j.Target.Remains() }
+func (j *job) remains() bool { return (j.last >= 0 || j.Left) && j.Target.Remains() }
 
 // end is what the watcher knows about the target of a queued job.
 type end uint8
@@ -95,7 +95,7 @@ const (
 func (j *job) queuedEnd() end {
 	if j.end == endNone && closed(j.Exited) {
 		j.end = endUnknown
-		if j.last < 0 {
+		if j.last < 0 && !j.Left {
 			j.end = endGone
 		}
 	}

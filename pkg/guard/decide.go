@@ -77,6 +77,12 @@ type BeginLadder struct {
 
 	Scope    config.Scope  // whom the signals go to
 	DumpWait time.Duration // how long a step waits at most for a core dump to finish
+
+	// Of ScopeCgroup, where an earlier daemon began it: who it was for then. They are
+	// opened anew, and those that are who they were are signalled with the others; or,
+	// where the target has ended, alone.
+	Group Group
+	Left  bool // it has ended; Places are none
 }
 
 // CancelLadder asks to send no further signal to a target: by an order, a new rule,

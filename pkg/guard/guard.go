@@ -56,6 +56,7 @@ type Guard struct {
 	grouped      int        // ladders for a whole cgroup under way, or more
 	overdue      []overdue
 	brake        brake
+	rests        []rest // of cgroups, of ladders under way and of those that an earlier daemon began
 	groupSignals []groupSignal
 	groupExits   []groupExit
 	pending      []recovery
@@ -147,6 +148,7 @@ func (g *Guard) Step(now time.Duration, observations ...Observation) []Decision 
 	g.settle()
 	g.beginAll()
 	g.narrow()
+	g.tendRests()
 	g.tell() // a daemon that dies now has said it
 	g.plan()
 	return g.decisions
@@ -243,6 +245,9 @@ func (g *Guard) plan() {
 		if g.acting {
 			next = min(next, g.throttles[i].at)
 		}
+	}
+	for i := range g.rests {
+		next = min(next, g.rests[i].at)
 	}
 	if g.brake.on {
 		next = min(next, g.brake.next)

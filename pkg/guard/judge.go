@@ -519,7 +519,7 @@ func (g *Guard) narrow() {
 	g.grouped = 0
 	for ix := range g.targets {
 		t := &g.targets[ix]
-		if !t.inLadder || !t.grouped {
+		if !t.inLadder || !t.grouped || t.state == Ended { // in the latter case see tendRests
 			continue
 		}
 		g.grouped++
@@ -545,11 +545,15 @@ func (g *Guard) startLadder(ix int32, d BeginLadder) {
 		if why := g.groupRefusal(ix); why == "" {
 			d.Scope, t.grouped = config.ScopeCgroup, true
 			g.grouped++
+			d.Group = g.keepRest(t).group
 		} else {
 			e := g.about(ix, EvRefused, LevelWarning, why)
 			e.Message = fmt.Sprintf("%s: its rule says scope cgroup, but %s: ending it alone", t.describe(), why)
 			g.emit(e)
 		}
+	}
+	if !t.grouped {
+		g.dropRest(t.id)
 	}
 	g.eachRecord(ix, func(tb *tableState, i int32) {
 		if t.limited != "" { // beats do not save it
@@ -561,6 +565,9 @@ func (g *Guard) startLadder(ix int32, d BeginLadder) {
 }
 
 func (o LadderReport) apply(g *Guard) {
+	if r := g.restOf(o.Target); r != nil && g.restReported(r, o) {
+		return
+	}
 	ix, ok := g.byID[o.Target]
 	if !ok {
 		return

@@ -183,6 +183,31 @@ type LadderReport struct {
 	Reason string
 }
 
+// Gathered says whom a ladder with ScopeCgroup is for beside its target. It comes before
+// the report of a signal that was sent to them, and when those of an earlier daemon were
+// opened.
+type Gathered struct {
+	Target TargetID
+	Group  Group
+	Alone  bool // the target had ended before that signal
+	Unsure int  // who live under the number of a member and cannot be shown to be that
+}
+
+// Group is a cgroup and who was found in it.
+type Group struct {
+	Path    string
+	Inode   uint64 // of its directory: a later one of that path has another
+	Members []Member
+}
+
+// Member is a process as another daemon can tell it from a later one of its number: by
+// Inode, or where the kernel has no unique ones by Start, with which it was seen alive
+// after that clock tick. Both are 0 where neither is to be had.
+type Member struct {
+	PID          int32
+	Start, Inode uint64 // as in Facts
+}
+
 // Reaped answers [CheckReaped].
 type Reaped struct {
 	Target     TargetID

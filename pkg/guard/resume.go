@@ -15,6 +15,11 @@ func (Resumed) apply(g *Guard) {
 	for i := range g.pending {
 		g.remember(&g.pending[i], true)
 	}
+	for i := range g.rests {
+		if r := &g.rests[i]; r.left {
+			g.restLeft(r.id)
+		}
+	}
 	for ix := range g.targets {
 		t := &g.targets[ix]
 		if !t.used {

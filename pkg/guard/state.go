@@ -13,7 +13,7 @@ import (
 
 // StateVersion is the version of the bytes that Save writes. It changes with
 // every change of their meaning; another version is never read.
-const StateVersion = 10
+const StateVersion = 11
 
 // maxSlots bounds what a damaged state can make Restore allocate; the daemon
 // attaches 16 tables of 100000 records at most.
@@ -103,6 +103,10 @@ func (g *Guard) Save(buf []byte) []byte {
 	w.u32(uint32(len(g.habits)))
 	for i := range g.habits {
 		g.habits[i].save(&w)
+	}
+	w.u32(uint32(len(g.rests)))
+	for i := range g.rests {
+		g.rests[i].save(&w)
 	}
 	return w.b
 }
@@ -300,6 +304,11 @@ func Restore(cfg *config.Config, state []byte) (*Guard, error) {
 	}
 	for n := r.count(maxHabits); n > 0 && !r.bad; n-- {
 		g.restoreHabit(&r)
+	}
+	for n := r.count(len(r.b) / leastRest); n > 0 && !r.bad; n-- {
+		var x rest
+		x.restore(&r)
+		g.rests = append(g.rests, x)
 	}
 	if r.bad || len(r.b) != 0 {
 		return nil, errState

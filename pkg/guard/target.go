@@ -748,6 +748,7 @@ func (g *Guard) ended(ix int32, status string) {
 	g.unbrake(ix)
 	g.dropLimits(ix, "it has ended")
 	t.state, t.status, t.channel = Ended, status, ""
+	g.restLeft(t.id)
 	t.resume = false
 	t.dropQuestions()
 	g.due[ix] = g.clock.attn + reapWait

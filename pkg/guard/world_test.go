@@ -134,6 +134,7 @@ type proc struct {
 	state  byte
 	look   Looked // Frozen, Dumping, Tracer
 	blind  string // why its state cannot be read
+	child  bool   // of a client, no client itself: it is signalled only with its cgroup
 	proof  Examined
 
 	consent Consent // what its maps show now
@@ -268,6 +269,7 @@ func (p *proc) signal(sig unix.Signal) {
 	w := p.w
 	w.signals = append(w.signals, sent{w.now, p.pid, sig})
 	switch {
+	case p.child:
 	case w.sim != nil:
 		w.sim.signalled(p)
 	case p.consent != ConsentProven:
@@ -398,7 +400,7 @@ func (w *world) restartFrom(state []byte) {
 	// whatever a test posted are of the world.
 	w.mail = slices.DeleteFunc(w.mail, func(l letter) bool {
 		switch l.obs.(type) {
-		case Consented, Examined, Exited, LadderReport, RestoreDone, RestartedForLimit, UnitStarted, UnitSeen, UnitLimitsSet:
+		case Consented, Examined, Exited, LadderReport, Gathered, RestoreDone, RestartedForLimit, UnitStarted, UnitSeen, UnitLimitsSet:
 			return true
 		}
 		return false
@@ -524,8 +526,17 @@ func (w *world) do(d Decision) Observation {
 	case Clear:
 		return w.clear(d)
 	case BeginLadder:
-		w.need(d, d.Target)
-		w.ladders = append(w.ladders, &ladder{BeginLadder: d, w: w, p: w.held[d.Target], step: d.From, next: w.now})
+		l := &ladder{BeginLadder: d, w: w, p: &proc{}, step: d.From, next: w.now}
+		if !d.Left {
+			w.need(d, d.Target)
+			l.p = w.held[d.Target]
+		}
+		for _, m := range d.Group.Members {
+			if c := w.procs[m.PID]; c != nil && c.alive && c.facts.Start == m.Start && c.facts.Inode == m.Inode && within(c.facts.Cgroup, d.Group.Path) {
+				l.others = append(l.others, c)
+			}
+		}
+		w.ladders = append(w.ladders, l)
 		w.walk()
 	case CancelLadder:
 		if i := slices.IndexFunc(w.ladders, func(l *ladder) bool { return l.Target == d.Target }); i >= 0 {
@@ -671,13 +682,38 @@ type ladder struct {
 	next   time.Duration // when it goes on
 	took   bool          // the first look was taken
 	dumped time.Duration // for which it waited for a core dump
+	others []*proc       // of its cgroup, whom it is for as well
+}
+
+// remains says whether others outlive the target.
+func (l *ladder) remains() bool {
+	l.others = slices.DeleteFunc(l.others, func(p *proc) bool { return !p.alive })
+	return len(l.others) > 0 && (l.Left || l.took)
+}
+
+// gather finds the others, and tells of them.
+func (l *ladder) gather() {
+	o := Gathered{Target: l.Target, Group: l.Group, Alone: !l.p.alive}
+	if o.Group.Members = nil; l.p.alive {
+		o.Group.Path, o.Group.Inode, l.others = l.p.facts.Cgroup, 7, nil
+		for _, c := range l.w.running {
+			if c.child && within(c.facts.Cgroup, l.p.facts.Cgroup) {
+				l.others = append(l.others, c)
+			}
+		}
+	}
+	l.Group = o.Group
+	for _, c := range l.others {
+		o.Group.Members = append(o.Group.Members, Member{c.pid, c.facts.Start, c.facts.Inode})
+	}
+	l.w.post(l.w.reportDelay, o)
 }
 
 // walk lets all ladders go on whose time has come.
 func (w *world) walk() {
 	for i := 0; i < len(w.ladders); i++ {
 		l := w.ladders[i]
-		for over := false; !over && (l.next <= w.now || !l.p.alive); {
+		for over := false; !over && (l.next <= w.now || !l.p.alive && !l.remains()); {
 			if over = l.go1(); over {
 				w.ladders = slices.Delete(w.ladders, i, i+1)
 				i--
@@ -700,7 +736,7 @@ func (l *ladder) go1() (over bool) {
 		}
 		w.post(delay, r)
 	}
-	if !l.p.alive {
+	if !l.p.alive && !l.remains() {
 		report(LadderGone, l.step-1, "")
 		return true
 	}
@@ -732,10 +768,18 @@ func (l *ladder) go1() (over bool) {
 		return true
 	}
 	step := l.Steps[l.step]
+	if l.Scope == config.ScopeCgroup {
+		l.gather()
+	}
 	report(LadderSignalled, l.step, "")
 	l.step++
 	l.next = w.now + step.Wait
-	l.p.signal(step.Signal)
+	for _, c := range l.others {
+		c.signal(step.Signal)
+	}
+	if l.p.alive {
+		l.p.signal(step.Signal)
+	}
 	return false
 }
 

@@ -13,3 +13,10 @@ func Now() time.Duration {
 	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts)
 	return time.Duration(ts.Nano())
 }
+
+// Ticks is the time since boot in clock ticks (1/100 s), as Facts.StartTime has it.
+func Ticks() uint64 {
+	var ts unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts) // as above
+	return uint64(ts.Nano() / 1e7)
+}

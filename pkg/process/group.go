@@ -97,6 +97,33 @@ func (s *system) openGroup(m membership) (*Group, error) {
 	return nil, &fs.PathError{Op: "find mount", Path: m.path(), Err: fs.ErrNotExist}
 }
 
+// GroupAt is the cgroup of that path that an earlier program of this boot knew by its inode. Errors: fs.ErrNotExist when
+// it is gone, also where a later one has its path, or the errno.
+func GroupAt(path string, inode uint64) (*Group, error) { return host().groupAt(path, inode) }
+
+func (s *system) groupAt(path string, inode uint64) (*Group, error) {
+	var buf [4608]byte
+	for _, m := range []mount{s.cgroup2, s.systemd} {
+		b := m.file(buf[:0], []byte(path), "")
+		if b == nil {
+			continue
+		}
+		g := &Group{path: path, dir: strings.TrimSuffix(string(b[:len(b)-1]), "/"), ino: inode}
+		fd, err := g.open(unix.O_PATH)
+		if err == nil {
+			unix.Close(fd)
+			return g, nil
+		}
+		if err != unix.ENOENT {
+			return nil, fmt.Errorf("find cgroup %s: %w", path, err)
+		}
+	}
+	return nil, fmt.Errorf("find cgroup %s: %w", path, fs.ErrNotExist)
+}
+
+// Inode is that of its directory: no other cgroup of this boot has it.
+func (g *Group) Inode() uint64 { return g.ino }
+
 // Path is the path within the hierarchy, as in Facts.Cgroup.
 func (g *Group) Path() string { return g.path }
 

@@ -54,13 +54,13 @@ func (d *Daemon) act(decision guard.Decision) {
 	case guard.CheckReaped:
 		d.see(d.checkReaped(x))
 	case guard.RestoreUnit:
-		d.restorer.ask(restoreJob{guard.RestoreDone{Unit: x.Unit, PID: x.PID}, func(ctx context.Context) guard.RestoreDone { return d.restorer.restore(ctx, x) }})
+		d.restorer.ask(restoreJob{x.Ask, func(ctx context.Context) guard.RestoreDone { return d.restorer.restore(ctx, x) }})
 	case guard.RememberUnit:
 		d.restorer.remember(x)
 	case guard.RestartUnit:
-		d.restorer.ask(restoreJob{guard.RestoreDone{Unit: x.Unit, PID: x.PID}, func(ctx context.Context) guard.RestoreDone { return d.restorer.restart(ctx, x) }})
+		d.restorer.ask(restoreJob{x.Ask, func(ctx context.Context) guard.RestoreDone { return d.restorer.restart(ctx, x) }})
 	case guard.LookAtStarted:
-		d.restorer.ask(restoreJob{guard.RestoreDone{Unit: x.Unit, PID: x.PID}, func(ctx context.Context) guard.RestoreDone { return d.restorer.prove(ctx, x) }})
+		d.restorer.ask(restoreJob{x.Ask, func(ctx context.Context) guard.RestoreDone { return d.restorer.prove(ctx, x) }})
 	case guard.RestartForLimit:
 		d.limitJobs = append(d.limitJobs, d.limiter.restart(x))
 	case guard.LookAtUnit:

@@ -41,7 +41,7 @@ func (r *restorer) leaving(ctx context.Context, out *guard.RestoreDone) bool {
 
 // restore starts what ended, if it is down and nobody wants it to be.
 func (r *restorer) restore(ctx context.Context, x guard.RestoreUnit) guard.RestoreDone {
-	out := guard.RestoreDone{Unit: x.Unit, PID: x.PID}
+	var out guard.RestoreDone
 	if r.leaving(ctx, &out) {
 		return out
 	}
@@ -206,7 +206,7 @@ func (r *restorer) fails(ctx context.Context, unit string, command bool) string 
 
 // prove looks how a unit is that was started a while ago.
 func (r *restorer) prove(ctx context.Context, x guard.LookAtStarted) guard.RestoreDone {
-	out := guard.RestoreDone{Unit: x.Unit, PID: x.PID}
+	var out guard.RestoreDone
 	state, err := r.units.State(ctx, x.Unit)
 	switch {
 	case err != nil:
@@ -230,7 +230,7 @@ func (r *restorer) prove(ctx context.Context, x guard.LookAtStarted) guard.Resto
 // restart restarts a unit that follows another, unless somebody has stopped it, or is
 // about to.
 func (r *restorer) restart(ctx context.Context, x guard.RestartUnit) guard.RestoreDone {
-	out := guard.RestoreDone{Unit: x.Unit, PID: x.PID}
+	var out guard.RestoreDone
 	if r.leaving(ctx, &out) {
 		return out
 	}

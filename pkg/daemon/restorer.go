@@ -47,8 +47,8 @@ type restorer struct {
 
 // restoreJob is one question to systemd.
 type restoreJob struct {
-	about guard.RestoreDone // without an answer
-	do    func(context.Context) guard.RestoreDone
+	ask uint64 // its number
+	do  func(context.Context) guard.RestoreDone
 }
 
 // unitProcess is a target that may be the main process of its unit.
@@ -96,8 +96,7 @@ func (r *restorer) ask(j restoreJob) {
 	select {
 	case r.queue <- j:
 	default:
-		j.about.Failed, j.about.Unasked, j.about.Reason = true, true, "too many units wait to be restored"
-		r.post(j.about)
+		r.post(guard.RestoreDone{Ask: j.ask, Failed: true, Unasked: true, Reason: "too many units wait to be restored"})
 	}
 }
 
@@ -119,7 +118,9 @@ func (r *restorer) run(ctx context.Context) {
 				all.Go(func() {
 					limited, cancel := context.WithTimeout(ctx, restoreTimeout)
 					defer cancel()
-					r.post(j.do(limited))
+					o := j.do(limited)
+					o.Ask = j.ask
+					r.post(o)
 					<-free
 				})
 			case <-ctx.Done():

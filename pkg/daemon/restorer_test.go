@@ -398,7 +398,7 @@ func TestRestorer(t *testing.T) {
 		{guard.RestoreUnit{Command: command, Name: "x", User: "idc", Ended: 5 * time.Millisecond}, guard.RestoreDone{Started: true, As: as, Reason: "it was ended"}},
 		{guard.RestoreUnit{Command: command, Name: "x", User: "idc", Ended: 5 * time.Millisecond}, guard.RestoreDone{Up: true, As: as, Reason: "its command runs"}},
 	} {
-		tt.x.PID, tt.want.PID, tt.want.Unit = 42, 42, tt.x.Unit
+		tt.x.PID = 42
 		if diff := cmp.Diff(tt.want, r.restore(ctx, tt.x)); diff != "" {
 			t.Errorf("%+v: %s", tt.x, diff)
 		}
@@ -429,7 +429,6 @@ func TestRestorer(t *testing.T) {
 		{guard.RestartUnit{Unit: "gone.service"}, guard.RestoreDone{Failed: true, Reason: "it is not-found"}},
 	} {
 		tt.x.After, tt.x.Ended = gocmp.Or(tt.x.After, "a.service"), ended
-		tt.x.PID, tt.want.PID, tt.want.Unit = 42, 42, tt.x.Unit
 		if diff := cmp.Diff(tt.want, r.restart(ctx, tt.x)); diff != "" {
 			t.Errorf("%+v: %s", tt.x, diff)
 		}
@@ -444,7 +443,7 @@ func TestRestorer(t *testing.T) {
 	m.mu.Lock()
 	m.state = "stopping"
 	m.mu.Unlock()
-	for _, got := range []guard.RestoreDone{r.restore(ctx, guard.RestoreUnit{Unit: "bad.service", PID: 42}), r.restart(ctx, guard.RestartUnit{Unit: "b.service", PID: 42})} {
+	for _, got := range []guard.RestoreDone{r.restore(ctx, guard.RestoreUnit{Unit: "bad.service", PID: 42}), r.restart(ctx, guard.RestartUnit{Unit: "b.service"})} {
 		if got.Started || got.Failed || got.Reason != "the system goes down, or is in rescue mode" {
 			t.Errorf("%+v", got)
 		}
@@ -491,7 +490,6 @@ func TestProve(t *testing.T) {
 		{"again.service", guard.RestoreDone{Coming: true}},
 		{run, guard.RestoreDone{Failed: true, Reason: "it failed: exit status 3"}},
 	} {
-		tt.want.Unit = tt.unit
 		if diff := cmp.Diff(tt.want, r.prove(ctx, guard.LookAtStarted{Unit: tt.unit})); diff != "" {
 			t.Errorf("%s: %s", tt.unit, diff)
 		}
@@ -505,7 +503,6 @@ func TestProve(t *testing.T) {
 		"stopped-bad.service": {Reason: "it was stopped: failed"}, "down.service": {Reason: "it was stopped: inactive"},
 		"up.service": {Up: true, Reason: "systemd restarted it: active"}, "bad.service": {Started: true, Reason: "it was failed"},
 	} {
-		want.Unit = unit
 		if diff := cmp.Diff(want, r.restore(ctx, guard.RestoreUnit{Unit: unit, Crashed: true, Sure: true})); diff != "" {
 			t.Errorf("%s: %s", unit, diff)
 		}
@@ -550,10 +547,10 @@ func TestSlowStarts(t *testing.T) {
 	done.Go(func() { r.run(ctx) })
 	slow := func(ctx context.Context) guard.RestoreDone { <-ctx.Done(); return guard.RestoreDone{} }
 	for range restoresMax - 1 {
-		r.ask(restoreJob{guard.RestoreDone{}, slow})
+		r.ask(restoreJob{1, slow})
 	}
-	quick := guard.RestoreDone{Unit: "quick.service", Started: true}
-	r.ask(restoreJob{quick, func(context.Context) guard.RestoreDone { return quick }})
+	quick := guard.RestoreDone{Ask: 2, Started: true}
+	r.ask(restoreJob{quick.Ask, func(context.Context) guard.RestoreDone { return guard.RestoreDone{Started: true} }})
 	select {
 	case o := <-answers:
 		if o != quick {

@@ -97,7 +97,7 @@ func TestReloadUnderAQuestion(t *testing.T) {
 	next := *g.cfg
 	next.Rules = nil
 	g.SetConfig(&next)
-	g.Step(1002*sec, RestoreDone{Unit: "a.service", PID: 7, Started: true})
+	g.Step(1002*sec, RestoreDone{Ask: g.pending[0].ask, Started: true})
 	g.Step(1003 * sec)
 	if len(g.pending) != 0 {
 		t.Errorf("it stays for ever: %+v", g.pending)

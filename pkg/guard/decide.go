@@ -100,6 +100,7 @@ type CheckReaped struct {
 // only if its unit failed by itself, and was not being stopped. Look: nothing is started;
 // the answer to what would be is Down.
 type RestoreUnit struct {
+	Ask     uint64 // the number of this question
 	Unit    string
 	PID     int32
 	Target  TargetID // that ended
@@ -123,20 +124,20 @@ type RememberUnit struct {
 
 // RestartUnit asks to restart a unit because the unit After came back ("" for a
 // command), if it runs, or has failed, or is down only since Ended, a time of
-// CLOCK_MONOTONIC ([RestoreDone], later). PID is that of whose end it is.
+// CLOCK_MONOTONIC ([RestoreDone], later).
 type RestartUnit struct {
+	Ask   uint64
 	Unit  string
 	After string
-	PID   int32
 	Ended time.Duration
 }
 
 // LookAtStarted asks how a unit is that was started, as long as nobody in it has
 // registered ([RestoreDone], later: Up, Coming, Failed, or none: it ended well, or
-// somebody stopped it). PID is that of whose end it is, 0: nobody's.
+// somebody stopped it).
 type LookAtStarted struct {
+	Ask  uint64
 	Unit string
-	PID  int32
 }
 
 // RestartForLimit asks to restart a unit in which a target exceeds a limit

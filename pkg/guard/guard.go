@@ -60,6 +60,7 @@ type Guard struct {
 	groupSignals []groupSignal
 	groupExits   []groupExit
 	pending      []recovery
+	lastAsk      uint64 // the number of the latest question about one
 	budgets      []budget
 	budgetAt     map[budgetKey]int32 // their indexes
 	prunedAt     time.Duration       // attention time

@@ -232,8 +232,7 @@ type UnitStarted struct {
 // RestoreDone answers [RestoreUnit], [RestartUnit] and [LookAtStarted]. At most one of Started,
 // Up, Coming, Down and Failed is set; none: it is left alone.
 type RestoreDone struct {
-	Unit    string
-	PID     int32
+	Ask     uint64 // of the question
 	Started bool
 	Up      bool   // it runs again
 	Coming  bool   // somebody else is about to start it, or to stop it

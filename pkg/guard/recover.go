@@ -59,6 +59,7 @@ type recovery struct {
 	next    int           // who is to be started: 0 it itself, n the nth of those after it
 	look    bool          // it is to be looked at only: there was no start left
 	under   bool          // asked, the answer has not come
+	ask     uint64        // the number of that question
 	asked   string        // of which unit
 	looking bool          // asked how what was started is
 	parked  bool          // given up with its budget
@@ -225,7 +226,7 @@ func (g *Guard) proceed(r *recovery) bool {
 		return true
 	case r.next > len(p.Then):
 		r.asked, r.looking = r.runs(), true
-		g.decide(LookAtStarted{Unit: r.asked, PID: r.pid})
+		g.decide(LookAtStarted{Ask: g.question(r), Unit: r.asked})
 	case r.next > 0:
 		unit := p.Then[r.next-1]
 		why, held := g.spares(unit)
@@ -245,7 +246,7 @@ func (g *Guard) proceed(r *recovery) bool {
 			return true
 		}
 		r.asked = unit
-		g.decide(RestartUnit{Unit: unit, After: r.unit, PID: r.pid, Ended: r.ended})
+		g.decide(RestartUnit{Ask: g.question(r), Unit: unit, After: r.unit, Ended: r.ended})
 	case p.Restart == config.RestartCommand && g.succeeded(r):
 		r.comeBack(g.clock.attn)
 		return g.proceed(r)
@@ -254,10 +255,18 @@ func (g *Guard) proceed(r *recovery) bool {
 			g.budgetOf(r, &p).take(r, p.Window, p.Attempts, g.clock.attn)
 		}
 		r.asked = r.unit
-		g.decide(RestoreUnit{Unit: r.unit, PID: r.pid, Target: r.id, Look: !r.taken, Crashed: r.crashed, Sure: r.sure, Main: r.main, Command: p.Command, Name: r.name, User: r.user, Struck: r.struck, Ended: r.ended})
+		g.decide(RestoreUnit{Ask: g.question(r), Unit: r.unit, PID: r.pid, Target: r.id, Look: !r.taken, Crashed: r.crashed, Sure: r.sure, Main: r.main, Command: p.Command, Name: r.name, User: r.user, Struck: r.struck, Ended: r.ended})
 	}
 	r.under, r.look, r.at = true, false, never
 	return true
+}
+
+// question numbers the question about a recovery: another may be about the same unit, and
+// a process with the same number.
+func (g *Guard) question(r *recovery) uint64 {
+	g.lastAsk++
+	r.ask = g.lastAsk
+	return r.ask
 }
 
 // comeBack goes on with those that follow: what ended runs again.

@@ -400,7 +400,7 @@ func TestRecoverHeld(t *testing.T) {
 
 // TestThen: those that follow come after it is up, in order, once, whoever started it.
 func TestThen(t *testing.T) {
-	follow := []Decision{RestartUnit{Unit: "b.service", After: "c.service", PID: 110}, RestartUnit{Unit: "a.target", After: "c.service", PID: 110}}
+	follow := []Decision{RestartUnit{Unit: "b.service", After: "c.service"}, RestartUnit{Unit: "a.target", After: "c.service"}}
 	for name, answers := range map[string][]RestoreDone{
 		"started by the guard": {{Started: true}},
 		"started by systemd":   {{Up: true}},

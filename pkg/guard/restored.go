@@ -11,7 +11,7 @@ import (
 func (o RestoreDone) apply(g *Guard) {
 	for i := range g.pending {
 		r := &g.pending[i]
-		if !r.under || r.pid != o.PID || r.asked != o.Unit {
+		if !r.under || r.ask != o.Ask {
 			continue
 		}
 		p := g.policyOf(r)
@@ -126,17 +126,17 @@ func (g *Guard) successor(r *recovery) bool {
 // restarted takes in what came of the restart of a unit that follows another.
 func (g *Guard) restarted(r *recovery, o RestoreDone) {
 	e := r.event(EvRestored, LevelNotice, o.Reason)
-	e.Unit = o.Unit
+	e.Unit = r.asked
 	switch {
 	case o.Started:
-		e.Message = fmt.Sprintf("%s restarted, after %s came back", o.Unit, r.what())
+		e.Message = fmt.Sprintf("%s restarted, after %s came back", r.asked, r.what())
 		g.emit(e)
 	case o.Failed && o.Unasked:
 		r.at = g.clock.attn + g.cfg.Recovery.Wait
 		return
 	case o.Failed:
 		e.Name, e.Level = EvRestoreFailed, LevelError
-		e.Message = fmt.Sprintf("%s could not be restarted after %s came back: %s", o.Unit, r.what(), o.Reason)
+		e.Message = fmt.Sprintf("%s could not be restarted after %s came back: %s", r.asked, r.what(), o.Reason)
 		g.emit(e)
 	}
 	r.next++

@@ -439,7 +439,7 @@ func (s *sim) delivered(o Observation) {
 			}
 		}
 	case RestoreDone:
-		s.hitRecovery(answerCell(&o), func(r *recovery) bool { return r.under && r.pid == o.PID && r.asked == o.Unit })
+		s.hitRecovery(answerCell(&o), func(r *recovery) bool { return r.under && r.ask == o.Ask })
 		s.answered(o)
 	case RestartedForLimit:
 		if o.Unit == s.limitRestart {

@@ -41,9 +41,9 @@ type streak struct {
 
 // question is a start that was asked for, and not answered yet.
 type question struct {
+	ask  uint64
 	p    *proc
 	id   TargetID
-	unit string
 	look bool     // whether what was started is there
 	only bool     // whether it were to be started
 	of   *account // nil: of one of those after it
@@ -211,7 +211,7 @@ func (s *sim) asksForStart(d RestoreUnit) {
 		}
 		a.called = d.Name
 	}
-	s.questions = append(s.questions, question{p: p, id: d.Target, unit: d.Unit, of: a, only: d.Look})
+	s.questions = append(s.questions, question{ask: d.Ask, p: p, id: d.Target, of: a, only: d.Look})
 	s.owings = slices.DeleteFunc(s.owings, func(o owing) bool { return o.p == p })
 	s.ladderBegan = true // the registry is written
 }
@@ -246,12 +246,7 @@ func (s *sim) orderedName(name string) bool {
 
 // answered sees what came of a start.
 func (s *sim) answered(o RestoreDone) {
-	i := -1
-	for k, q := range s.questions {
-		if q.p.pid == o.PID && q.unit == o.Unit && (i < 0 || q.p.past.id < s.questions[i].p.past.id) { // a number may have come again
-			i = k
-		}
-	}
+	i := slices.IndexFunc(s.questions, func(q question) bool { return q.ask == o.Ask })
 	if i < 0 {
 		return
 	}
@@ -304,7 +299,7 @@ func (s *sim) answered(o RestoreDone) {
 			a.last = s.now
 		}
 		// What was started had registered: that one comes back for itself.
-		if !slices.ContainsFunc(s.all, func(p *proc) bool { return p.past.id > h.id && p.facts.Unit == o.Unit && p.past.id > 0 }) || o.Unasked {
+		if !slices.ContainsFunc(s.all, func(p *proc) bool { return p.past.id > h.id && p.facts.Unit == q.p.facts.Unit && p.past.id > 0 }) || o.Unasked {
 			s.owings = append(s.owings, owing{p: q.p, key: [2]string{a.unit, a.name}, at: s.now, due: s.attn + s.longest() + (s.now-h.endedAt)/2})
 		}
 	case o.Coming, o.Down:
@@ -393,17 +388,9 @@ func (s *sim) oweNext(p *proc, after int) {
 
 // asksForFollower checks that a unit may be restarted after another.
 func (s *sim) asksForFollower(d RestartUnit) {
-	var p *proc
-	for i := len(s.all) - 1; i >= 0 && p == nil; i-- {
-		if o := s.all[i]; o.pid == d.PID && !o.alive && o.facts.Unit == d.After && o.past.endedAt <= d.Ended {
-			p = o
-		}
-	}
-	if d.PID == 0 {
-		p = s.unitNobody(d.After)
-	}
-	if p == nil {
-		s.failf("then", "%s is restarted after pid %d, which has not ended", d.Unit, d.PID)
+	p := s.whose(d.Ask)
+	if p == nil || p.alive || p.facts.Unit != d.After || p.past.endedAt > d.Ended {
+		s.failf("then", "%s is restarted after %s, in which nobody has ended", d.Unit, d.After)
 		return
 	}
 	h := &p.past
@@ -434,7 +421,7 @@ func (s *sim) asksForFollower(d RestartUnit) {
 		h.then, h.thenIn = then, s.restarts
 		s.owings = slices.DeleteFunc(s.owings, func(o owing) bool { return o.p == p })
 	}
-	s.questions = append(s.questions, question{p: p, unit: d.Unit, then: then})
+	s.questions = append(s.questions, question{ask: d.Ask, p: p, then: then})
 }
 
 // unitNobody stands for whom a unit is started that never registered.
@@ -446,24 +433,26 @@ func (s *sim) unitNobody(unit string) *proc {
 	return nil
 }
 
+// whose is whose end a question is about.
+func (s *sim) whose(ask uint64) *proc {
+	i := slices.IndexFunc(s.g.pending, func(r recovery) bool { return r.under && r.ask == ask })
+	switch {
+	case i < 0:
+		return nil
+	case s.g.pending[i].pid == 0:
+		return s.unitNobody(s.g.pending[i].unit)
+	}
+	return s.procOf(s.g.pending[i].id)
+}
+
 // looksAtStarted notes whom it is about that what was started is looked at.
 func (s *sim) looksAtStarted(d LookAtStarted) {
-	p := s.unitNobody(d.Unit)
-	if q := s.commandOf(d.Unit); q != nil && q.past.cameFor != nil && q.past.cameFor.pid == d.PID {
-		p = q.past.cameFor
-	} else if d.PID != 0 {
-		for i := len(s.all) - 1; i >= 0; i-- {
-			if o := s.all[i]; o.pid == d.PID && !o.alive && o.facts.Unit == d.Unit && o.past.settled {
-				p = o
-				break
-			}
-		}
-	}
-	if p == nil {
+	p := s.whose(d.Ask)
+	if q := s.commandOf(d.Unit); p == nil || p.alive || p.facts.Unit != d.Unit && (q == nil || q.past.cameFor != p) {
 		s.failf("start", "%s is looked at, and was not started", d.Unit)
 		return
 	}
-	s.questions = append(s.questions, question{p: p, unit: d.Unit, look: true})
+	s.questions = append(s.questions, question{ask: d.Ask, p: p, look: true})
 }
 
 // saysOfStarts checks what is said of starts.

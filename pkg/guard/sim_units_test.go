@@ -309,7 +309,7 @@ func (s *sim) commandOf(unit string) *proc {
 // startAgain does what the daemon does when it is asked to start what ended: nothing, if
 // systemd says that it runs, comes by itself, or was stopped. It says what to answer.
 func (s *sim) startAgain(d RestoreUnit) (o RestoreDone, started bool) {
-	o = RestoreDone{Unit: d.Unit, PID: d.PID}
+	o = RestoreDone{Ask: d.Ask}
 	p, u := s.procOf(d.Target), s.unit(d.Unit)
 	main := u != nil && (d.PID == 0 || p != nil && p.past.unit == u)
 	switch {
@@ -361,7 +361,7 @@ func (s *sim) startAgain(d RestoreUnit) (o RestoreDone, started bool) {
 
 // seenStarted is how a unit is that was started.
 func (s *sim) seenStarted(d LookAtStarted) RestoreDone {
-	o := RestoreDone{Unit: d.Unit, PID: d.PID}
+	o := RestoreDone{Ask: d.Ask}
 	u, p := s.unit(d.Unit), s.commandOf(d.Unit)
 	switch {
 	case s.busDown:
@@ -378,7 +378,7 @@ func (s *sim) seenStarted(d LookAtStarted) RestoreDone {
 
 // follow restarts a unit after another.
 func (s *sim) follow(d RestartUnit) RestoreDone {
-	o := RestoreDone{Unit: d.Unit, PID: d.PID}
+	o := RestoreDone{Ask: d.Ask}
 	u := s.unit(d.Unit)
 	switch {
 	case s.busDown:

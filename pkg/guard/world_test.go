@@ -76,7 +76,7 @@ type world struct {
 	// What was seen.
 	events  []logged
 	signals []sent
-	asked   []Decision     // decisions that tests look at: RestoreUnit (not Look), RepairSemaphore, CatchOldGuard, DropTable
+	asked   []Decision     // decisions that tests look at, without the numbers of questions: RestoreUnit (not Look), RepairSemaphore, CatchOldGuard, DropTable
 	kept    map[string]int // units that are remembered, and for how many
 	clears  int
 	asks    int // for consent
@@ -560,10 +560,17 @@ func (w *world) do(d Decision) Observation {
 		}
 	case RestoreUnit:
 		if !d.Look {
-			w.asked = append(w.asked, d)
+			q := d
+			q.Ask = 0
+			w.asked = append(w.asked, q)
 		}
 		w.systemd(d)
-	case RestartUnit, RestartForLimit, LookAtUnit, SetUnitLimits:
+	case RestartUnit:
+		q := d
+		q.Ask = 0
+		w.asked = append(w.asked, q)
+		w.systemd(d)
+	case RestartForLimit, LookAtUnit, SetUnitLimits:
 		w.asked = append(w.asked, d)
 		w.systemd(d)
 	case DropTable:
@@ -597,7 +604,7 @@ func (w *world) systemd(d Decision) {
 		if len(w.restoreRes) > 0 && !d.Look {
 			o, w.restoreRes = w.restoreRes[0], w.restoreRes[1:]
 		}
-		o.Unit, o.PID = d.Unit, d.PID
+		o.Ask = d.Ask
 		if d.Look {
 			w.post(200*ms, o)
 		} else {
@@ -606,13 +613,13 @@ func (w *world) systemd(d Decision) {
 	case LookAtStarted:
 		if w.onLook != nil {
 			o := w.onLook(d)
-			o.Unit, o.PID = d.Unit, d.PID
+			o.Ask = d.Ask
 			w.post(200*ms, o)
 		} else {
-			w.post(200*ms, RestoreDone{Unit: d.Unit, PID: d.PID, Up: true})
+			w.post(200*ms, RestoreDone{Ask: d.Ask, Up: true})
 		}
 	case RestartUnit:
-		w.post(200*time.Millisecond, RestoreDone{Unit: d.Unit, PID: d.PID, Started: true})
+		w.post(200*time.Millisecond, RestoreDone{Ask: d.Ask, Started: true})
 	default:
 		w.unitDoes(d)
 	}

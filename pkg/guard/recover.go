@@ -87,14 +87,18 @@ func (g *Guard) planRecovery(ix int32, crashed, sure bool) {
 		return
 	case crashed && p.Action == config.ActionReport:
 		return
-	case !isService(unit) && (p.Restart == config.RestartUnit || crashed && !sure):
+	case !isService(unit) && p.Restart == config.RestartUnit:
 		return
 	case t.returns: // once for each end
 		return
 	}
 	t.returns = true
 	r := recovery{id: t.id, newest: g.nextID, pid: t.pid, name: t.displayName(), user: t.facts.User, uid: t.facts.UID, unit: unit, crashed: crashed, sure: sure, main: t.main, struck: t.struck, ended: g.clock.last}
-	if why := t.untouchable(); why != "" {
+	why := t.untouchable()
+	if why == "" && crashed && !sure && !isService(unit) { // which would know
+		why = "nobody knows whether it crashed"
+	}
+	if why != "" {
 		g.leftDown(&r, why)
 		return
 	}

@@ -878,3 +878,54 @@ func TestMainIsKept(t *testing.T) {
 		})
 	}
 }
+
+// TestStatusIsLate: the exit status of a command's process is asked for until it is known, and its crash outlives a restart
+// from then on. Where the daemon ends before that, nobody will ever know, which is said.
+func TestStatusIsLate(t *testing.T) {
+	for name, tt := range map[string]struct {
+		late     Ending
+		at       time.Duration // when it is known
+		restart  time.Duration // after the end
+		down     time.Duration // for as long
+		starts   int
+		leftDown bool
+	}{
+		"at once":                   {late: EndedBadly, at: 10 * ms, restart: 200 * ms, starts: 1},
+		"soon":                      {late: EndedBadly, at: 350 * ms, restart: sec, starts: 1},
+		"late":                      {late: EndedBadly, at: 4900 * ms, starts: 1},
+		"ended well":                {late: EndedWell, at: 350 * ms, restart: sec},
+		"ended well, late":          {late: EndedWell, at: 3 * sec},
+		"never":                     {leftDown: true},
+		"never, and a restart":      {restart: sec, leftDown: true},
+		"after a restart":           {late: EndedBadly, at: 3 * sec, restart: 2 * sec, leftDown: true},
+		"while no daemon runs":      {late: EndedBadly, at: 3 * sec, restart: 50 * ms, down: 10 * sec, leftDown: true},
+		"ended while no daemon ran": {late: EndedBadly, down: 10 * sec, leftDown: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, func(c *config.Config) { c.Rules = []config.Rule{{Restart: config.RestartCommand, Command: command}} })
+			w.restoreRes = []RestoreDone{{Started: true, As: RunPrefix + "1.service"}}
+			p := w.client(110, "c", 5, 2*sec)
+			w.run(10 * sec)
+			if name == "ended while no daemon ran" {
+				w.stall(tt.down)
+				p.exit(false)
+				w.restart()
+			} else {
+				p.exit(false)
+				w.in(tt.at, func() { p.late = tt.late })
+				if tt.restart > 0 {
+					w.run(tt.restart)
+					w.stall(tt.down)
+					w.restart()
+				}
+			}
+			w.run(time.Minute)
+			if left := w.find(EvLeftDown, 110); len(w.asked) != tt.starts || (len(left) == 1) != tt.leftDown || len(left) > 1 || tt.leftDown && left[0].Reason != "nobody knows whether it crashed" {
+				t.Errorf("%d starts, %v\n%s", len(w.asked), left, w)
+			}
+			if n := len(w.find(EvExited, 110)); n != 1 {
+				t.Errorf("its end is said %d times", n)
+			}
+		})
+	}
+}

@@ -28,7 +28,7 @@ const maxGauges = 256
 
 // leastTarget is how many bytes a saved target takes at least. What Restore makes room
 // for must have its bytes: a count that is damaged costs no memory.
-const leastTarget = 275
+const leastTarget = 276
 
 var errState = errors.New("saved state is damaged")
 
@@ -178,6 +178,7 @@ func (t *target) save(w *writer, due time.Duration) {
 	w.dur(t.sentMono)
 	w.dur(t.struck)
 	w.flag(t.said)
+	w.flag(t.unclear)
 	w.str(t.limited)
 	w.flag(t.main)
 	at := len(w.b)
@@ -408,7 +409,7 @@ func (t *target) restore(r *reader, attn time.Duration) {
 	t.heldSince, t.brakedSince = r.upTo(attn), r.upTo(attn)
 	t.killedBy = r.str()
 	t.step, t.let, t.sent, t.sentMono, t.struck = int32(r.u32()), r.flag(), r.flag(), r.upTo(maxTime), r.upTo(maxTime)
-	t.said, t.limited, t.main = r.flag(), r.str(), r.flag()
+	t.said, t.unclear, t.limited, t.main = r.flag(), r.flag(), r.str(), r.flag()
 	for n := r.count(maxGauges); n > 0 && !r.bad; n-- {
 		var m gauge
 		m.restore(r, attn)

@@ -63,8 +63,11 @@ const (
 	marginMin = time.Second
 	// wipedWait is how long a target without a record is given to end.
 	wipedWait = 5 * time.Second
-	// reapWait is how long a parent is given to reap.
+	// reapWait is how long a parent is given to reap. Where only the exit status says
+	// whether it crashed, it is asked for again and again meanwhile, from reapLook on: it
+	// goes with the pidfd if the daemon ends.
 	reapWait = 5 * time.Second
+	reapLook = 100 * time.Millisecond
 	// lookWait bounds the wait for what a verdict needs. Reading the consent
 	// anew can block on just the process that is stuck; the answer "unknown"
 	// comes within a second then, or later when others are stuck as well. After
@@ -178,9 +181,11 @@ type target struct {
 	inLadder    bool      // the last word of its ladder has not come
 	farewell    EventName // how its end was or will be reported
 	said        bool      // its end was reported
-	cancelled   bool      // an order to stop its ladder was given
-	untraced    bool      // a tracer excuses it no longer
-	resume      bool      // a ladder to go on with, once its identity stands again
+	unclear     bool      // it left its record behind, and its exit status may yet say whether it crashed
+	reapAt      time.Duration
+	cancelled   bool // an order to stop its ladder was given
+	untraced    bool // a tracer excuses it no longer
+	resume      bool // a ladder to go on with, once its identity stands again
 
 }
 
@@ -226,7 +231,9 @@ func (g *Guard) inUnit(unit string) []int32 {
 func (g *Guard) release(ix int32) {
 	t := &g.targets[ix]
 	if t.state == Ended {
-		g.sayEnd(ix)
+		if g.sayEnd(ix); t.unclear { // and so it stays
+			g.planRecovery(ix, true, false)
+		}
 	}
 	g.dropLimits(ix, "it is guarded no longer")
 	g.unbrake(ix)
@@ -751,7 +758,8 @@ func (g *Guard) ended(ix int32, status string) {
 	g.restLeft(t.id)
 	t.resume = false
 	t.dropQuestions()
-	g.due[ix] = g.clock.attn + reapWait
+	t.reapAt = g.clock.attn + reapWait
+	g.due[ix] = t.reapAt
 	g.exits++
 	if g.byPID[t.pid] == ix {
 		delete(g.byPID, t.pid) // the number may come again
@@ -845,7 +853,11 @@ func (g *Guard) farewell(ix int32, name EventName) {
 		e.Message = fmt.Sprintf("%s ended without wiping its record%s", t.describe(), how)
 		// A unit tells as well whether it crashed; that of a command is gone with
 		// it, so its exit status is waited for: see Reaped.
-		if t.ending == EndedBadly || t.ending == EndedUnknown && t.policy.Restart != config.RestartCommand {
+		switch {
+		case t.ending == EndedUnknown && t.policy.Restart == config.RestartCommand:
+			t.unclear = true
+			g.due[ix] = min(g.due[ix], g.clock.attn+reapLook)
+		case t.ending != EndedWell:
 			g.planRecovery(ix, true, t.ending == EndedBadly)
 		}
 	case EvUnregistered:
@@ -867,9 +879,21 @@ func (o Reaped) apply(g *Guard) {
 	if !ok || g.targets[ix].state != Ended {
 		return
 	}
-	g.sayEnd(ix)
-	if t := &g.targets[ix]; t.known && t.farewell == EvExited && t.ending == EndedUnknown && o.Ending != EndedWell {
-		g.planRecovery(ix, true, o.Ending == EndedBadly)
+	t, attn := &g.targets[ix], g.clock.attn
+	if attn >= t.reapAt {
+		g.sayEnd(ix)
+	}
+	if t.unclear && o.Ending != EndedUnknown {
+		t.unclear = false
+		if o.Ending == EndedBadly {
+			g.planRecovery(ix, true, true)
+		}
+	}
+	if attn < t.reapAt {
+		if g.due[ix] = t.reapAt; t.unclear {
+			g.due[ix] = min(t.reapAt, attn+max(attn-t.reapAt+reapWait, reapLook))
+		}
+		return
 	}
 	if o.Zombie {
 		e := g.about(ix, EvUnreaped, LevelWarning, "zombie")

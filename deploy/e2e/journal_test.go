@@ -121,9 +121,13 @@ func (f *follower) tail(lines int) string {
 	return b.String()
 }
 
-// Time is when journald received the record.
+// Time is when the record was sent or, if that is not known, received.
 func (r Record) Time() time.Time {
-	usec, _ := strconv.ParseInt(r["__REALTIME_TIMESTAMP"], 10, 64)
+	text, sent := r["_SOURCE_REALTIME_TIMESTAMP"]
+	if !sent {
+		text = r["__REALTIME_TIMESTAMP"]
+	}
+	usec, _ := strconv.ParseInt(text, 10, 64)
 	return time.UnixMicro(usec)
 }
 

@@ -81,7 +81,7 @@ func TestRecovery(t *testing.T) {
 				}
 				r := m.awaitEvent("restored", about, Fields{"CHECKPROC_PID": first[unit]})
 				ended := m.Records(Fields{"CHECKPROC_PID": first[unit], "CHECKPROC_EVENT": map[bool]string{true: "killed", false: "exited"}[strings.HasPrefix(unit, "hang")]})
-				if len(ended) != 1 || r.Time().Sub(ended[0].Time()) < 1900*time.Millisecond {
+				if len(ended) != 1 || r.Time().Sub(ended[0].Time()) < 1500*time.Millisecond {
 					t.Errorf("%s: %s restored at %v after %v", root, unit, r.Time(), ended)
 				}
 			}
@@ -183,7 +183,7 @@ func TestOperatorsWord(t *testing.T) {
 			return "[Unit]\nBindsTo=" + to + ".service\nAfter=" + to + ".service\n" + strings.TrimPrefix(service("/bin/sleep infinity"), "[Unit]\n")
 		}
 		m := bootInstalled(t, root, Files{
-			"/etc/checkprocd/conf.d/recovery.toml": "interval = \"200ms\"\n" + noPressure + "[recovery]\nwait = \"3s\"\ncap = \"3s\"\nattempts = 3\n" +
+			"/etc/checkprocd/conf.d/recovery.toml": "interval = \"200ms\"\n" + noPressure + "[recovery]\nwait = \"7s\"\ncap = \"7s\"\nattempts = 3\n" +
 				"[[rule]]\nmatch = { name = \"lead\" }\nthen = [\"tied.service\", \"stopped.service\", \"stopped-later.service\"]\n" +
 				"[[rule]]\nmatch = { name = \"mute\" }\nrestart = { command = [\"/bin/sh\", \"-c\", \"sleep 4; exit 3\"], user = \"daemon\" }\n",
 			"/etc/systemd/system/lead.service":          service(beats("lead")),
@@ -276,7 +276,7 @@ func TestDown(t *testing.T) {
 			"follower":      service("/bin/sh -c 'test -e /var/tmp/%N && exit 3; touch /var/tmp/%N; exec sleep infinity'"),
 		}
 		files := Files{
-			"/etc/checkprocd/conf.d/recovery.toml": "interval = \"200ms\"\nbrake.enabled = false\n" + noPressure + "[recovery]\nwait = \"3s\"\ncap = \"3s\"\nattempts = 3\n" +
+			"/etc/checkprocd/conf.d/recovery.toml": "interval = \"200ms\"\nbrake.enabled = false\n" + noPressure + "[recovery]\nwait = \"7s\"\ncap = \"7s\"\nattempts = 3\n" +
 				"[[rule]]\nmatch = { name = \"lead\" }\nthen = [\"failed.service\", \"follower.service\"]\n" +
 				"[[rule]]\nmatch = { name = \"spent*\" }\nrecovery = { attempts = 1 }\n",
 			// It fails the second and the third time.
@@ -365,7 +365,7 @@ func TestDown(t *testing.T) {
 func TestKilledMeanwhile(t *testing.T) {
 	eachSystemd(t, func(t *testing.T, root string) {
 		m := bootInstalled(t, root, Files{
-			"/etc/checkprocd/conf.d/recovery.toml": "interval = \"200ms\"\n" + noPressure + "[recovery]\nwait = \"4s\"\n",
+			"/etc/checkprocd/conf.d/recovery.toml": "interval = \"200ms\"\n" + noPressure + "[recovery]\nwait = \"8s\"\n",
 			"/etc/systemd/system/hog.service": service("/bin/sh -c 'test -e /var/tmp/hog && exec " + client + " --name hog --timeout 2 --beat 500; touch /var/tmp/hog; exec " +
 				client + " --name hog --timeout 2 --beat 500 --beats 3 --term-exit'"),
 		})

@@ -192,7 +192,7 @@ func TestTracerStops(t *testing.T) {
 	}
 	settle(2 * time.Second)
 	detach()
-	g.await(want{event: guard.EvRecovered, pid: c.pid})
+	goesOn(g, c)
 	settle(2 * time.Second)
 	g.untouched(c)
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/signal"
 	"syscall"
@@ -146,14 +147,22 @@ func fakeprocd() {
 	}
 }
 
-// commands of the scripts: "appears FILE" waits for a file.
+// commands of the scripts: "appears FILE" waits for a file and, where it is a socket, until somebody listens, which is later.
 var commands = map[string]func(*testscript.TestScript, bool, []string){
 	"appears": func(ts *testscript.TestScript, neg bool, args []string) {
 		if neg || len(args) != 1 {
 			ts.Fatalf("usage: appears FILE")
 		}
-		for range 3000 {
-			if exists(ts.MkAbs(args[0])) {
+		for range 6000 {
+			path := ts.MkAbs(args[0])
+			info, err := os.Stat(path)
+			if err == nil && info.Mode()&os.ModeSocket != 0 {
+				var c net.Conn
+				if c, err = net.Dial("unix", path); err == nil {
+					_ = c.Close()
+				}
+			}
+			if err == nil {
 				return
 			}
 			time.Sleep(10 * time.Millisecond)

@@ -2,6 +2,7 @@ package process
 
 import (
 	"fmt"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -26,7 +27,9 @@ type Look struct {
 	Threads         int
 }
 
-// Look reads stat, schedstat, status, cgroup and the freezer's files: none of them waits for the process. It does not allocate.
+// Look reads stat, schedstat, status, cgroup and the freezer's files, and the CPU clock: none of them waits for the process. It
+// does not allocate. stat is that of the leader alone: that of the process asks each thread, which takes 10 ms for 30 000 of
+// them, the CPU clock 4 ms.
 // Error: ErrGone when the process has ended, ErrClosed, or the errno.
 func (p *Process) Look() (Look, error) {
 	p.mu.RLock()
@@ -35,6 +38,10 @@ func (p *Process) Look() (Look, error) {
 		return Look{}, fmt.Errorf("look at %d: %w", p.PID, ErrClosed)
 	}
 	l, err := p.sys.look(p.PID)
+	if err == nil {
+		l.CPU, err = cpuClock(p.PID)
+		l.CPU = l.CPU.Truncate(ticks(1)) // a thread that only looks around has used none
+	}
 	// As in Open: what was read by number belongs to the process only if its pidfd is not readable afterwards.
 	if exited(p.fd) {
 		err = ErrGone
@@ -47,7 +54,7 @@ func (p *Process) Look() (Look, error) {
 
 func (s *system) look(pid int32) (Look, error) {
 	var buf [statSize]byte
-	st, err := s.stat(pid, &buf)
+	st, err := s.leader(pid, &buf)
 	if err != nil {
 		return Look{}, err
 	}
@@ -70,10 +77,27 @@ func (s *system) look(pid int32) (Look, error) {
 		TracerPID: status.tracer,
 		Frozen:    frozen,
 		Dumping:   status.dumping,
-		CPU:       ticks(st.cpu),
 		RunWait:   wait,
 		Threads:   st.threads,
 	}, nil
+}
+
+// leader reads the stat of the first thread of a process; its times are of that thread only.
+func (s *system) leader(pid int32, buf *[statSize]byte) (stat, error) {
+	var name [512]byte
+	path := s.path(name[:0], pid, "task")
+	path[len(path)-1] = '/'
+	path = append(strconv.AppendInt(path, int64(pid), 10), "/stat\x00"...)
+	fd, err := openPath(path)
+	if err != nil {
+		return stat{}, err
+	}
+	n, err := read(fd, buf[:])
+	unix.Close(fd)
+	if err != nil {
+		return stat{}, err
+	}
+	return parseStat(buf[:n])
 }
 
 // frozen asks both freezers: in hybrid mode either can hold a process.

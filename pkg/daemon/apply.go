@@ -124,7 +124,13 @@ func (k *carrying) apply(unit, name string, a *attempt) (wait time.Duration, err
 	if a.asked > 0 {
 		k.w.d.post(guard.UnitStarted{Unit: unit, Name: name, Problem: problem})
 	}
+	if !down { // else its state says nothing about what the files hold now
+		k.rolled = append(k.rolled, unit)
+	}
 	if problem != "" { // blamed, and not tried again with that content
+		if !down {
+			k.failed = fmt.Sprintf("%s of %s failed with it: %s", action, unit, problem)
+		}
 		k.took(unit, a, evConfigBlamed, guard.LevelError, action.String(), fmt.Sprintf("%s of %s after a change of its configuration failed: %s; the probable cause is %s", action, unit, problem, k.files))
 		if action == config.WatchReload { // it goes on with what it had, as a rule
 			k.w.watched.took(k.key, unit, unsure)

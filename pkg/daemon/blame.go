@@ -29,6 +29,7 @@ func (w *watches) beginBlame(unit, files string, lasts time.Duration, restarts u
 	ctx, cancel := context.WithTimeout(context.Background(), lasts)
 	b := &blame{files: files, applied: process.Now(), end: cancel}
 	w.blames[unit] = b
+	delete(w.blamed, unit)
 	w.all.Go(func() {
 		defer cancel()
 		how := w.follow(ctx, unit, restarts)
@@ -96,6 +97,7 @@ func (w *watches) saw(e *guard.Event) {
 }
 
 func (w *watches) sayBlamed(unit string, b *blame, how string) {
+	w.blamed[unit] = how
 	w.d.tellUnit(evConfigBlamed, guard.LevelError, unit, how, fmt.Sprintf("%s failed %.0fs after it took a changed configuration (%s): the probable cause is %s",
 		unit, (process.Now()-b.applied).Seconds(), how, b.files))
 }

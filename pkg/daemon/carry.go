@@ -46,6 +46,8 @@ type carrying struct {
 	repeated bool                // it began anew because the files were written with the same content
 	verdict  *verdict            // of the check; nil: none yet
 	checking attempt             // to have it checked
+	rolled   []string            // units that took what the files hold
+	failed   string              // how one of these failed: no other one takes it
 	units    map[string]*attempt // to have it applied
 }
 
@@ -107,7 +109,8 @@ func (k *carrying) judge(ctx context.Context, units []string) watch.Answer {
 	return watch.Answer{Again: lookNow}
 }
 
-// put has those units take the change that can, one after the other.
+// put has those units take the change that can, one after the other: what breaks one of
+// them shall not break them all.
 func (k *carrying) put(ctx context.Context, p *plan) watch.Answer {
 	soonest := watch.Never
 	if len(p.waits) > 0 {
@@ -116,6 +119,14 @@ func (k *carrying) put(ctx context.Context, p *plan) watch.Answer {
 	for _, unit := range p.todo {
 		a := k.attempt(unit)
 		if process.Now() >= a.next {
+			if err := k.stayed(ctx); err != nil {
+				return watch.Answer{}
+			}
+			if k.failed != "" {
+				k.spare(unit, a)
+				soonest = min(soonest, lookNow)
+				continue
+			}
 			wait, err := k.apply(unit, p.names[unit], a)
 			if ctx.Err() != nil {
 				return watch.Answer{}
@@ -130,6 +141,36 @@ func (k *carrying) put(ctx context.Context, p *plan) watch.Answer {
 		soonest = min(soonest, max(a.next-process.Now(), lookNow))
 	}
 	return watch.Answer{Again: soonest}
+}
+
+// stayed waits until the unit that took the change last has been up with it for a while,
+// and looks whether one of those that have it has failed since. Its error is that of ctx.
+func (k *carrying) stayed(ctx context.Context) error {
+	if len(k.rolled) == 0 || k.failed != "" {
+		return nil
+	}
+	select {
+	case <-time.After(k.w.d.restorer.settle):
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	last := k.rolled[len(k.rolled)-1]
+	if now, err := k.w.d.restorer.units.State(ctx, last); err == nil && now.Active == "failed" {
+		k.failed = fmt.Sprintf("%s failed with it: %s", last, now.End())
+	}
+	return k.w.d.inLoop(ctx, func() {
+		for _, unit := range k.rolled {
+			if how := k.w.blamed[unit]; how != "" && k.failed == "" {
+				k.failed = fmt.Sprintf("%s failed with it: %s", unit, how)
+			}
+		}
+	})
+}
+
+// spare leaves a unit with what it has, because another one did not stand the change.
+func (k *carrying) spare(unit string, a *attempt) {
+	a.over = true
+	k.tell(evConfigDelayed, guard.LevelWarning, unit, k.failed, fmt.Sprintf("%s does not take its changed configuration (%s): %s; it is tried again when it changes, or its rule, or when the guard is started anew", unit, k.files, k.failed))
 }
 
 // looked takes in what the files hold, and forgets what became of a content that they held
@@ -154,7 +195,7 @@ func (k *carrying) looked(c watch.Change) bool {
 		}
 		return true
 	}
-	k.repeated, k.verdict = same, nil
+	k.repeated, k.verdict, k.rolled, k.failed = same, nil, nil, ""
 	for unit, a := range k.units {
 		torn := a.torn || a.took
 		if a.took {

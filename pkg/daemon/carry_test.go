@@ -231,6 +231,48 @@ func TestCarryThatFails(t *testing.T) {
 	}
 }
 
+// TestCarryRolls: units take a change one after the other, and no more of them when one fails with it: its job, or the unit
+// soon after. The next content is for all again. One that was down before says nothing.
+func TestCarryRolls(t *testing.T) {
+	if namespaces(t) {
+		return
+	}
+	c := carry(t, config.Watch{Action: config.WatchRestart}, "a.service", "b.service", "c.service")
+	set := func(how func(m *pid1)) {
+		c.m.mu.Lock()
+		defer c.m.mu.Unlock()
+		how(c.m)
+	}
+	// What has failed is started, too, as what has crashed; that is left out.
+	restarts := func() string {
+		return strings.Join(slices.DeleteFunc(c.m.calls(), func(call string) bool { return !strings.HasPrefix(call, "restart ") }), ", ")
+	}
+	set(func(m *pid1) { m.result["b.service"] = "failed" })
+	c.write("1")
+	c.await(want{event: evConfigDelayed, text: "c.service does not take its changed configuration (" + c.file + "): restart of b.service failed with it: its job ended as failed"})
+	settle(2 * heldLook)
+	if got := restarts(); got != "restart a.service, restart b.service" {
+		t.Errorf("%q", got)
+	}
+
+	set(func(m *pid1) { delete(m.result, "b.service"); m.fails["a.service"], m.asked = true, nil })
+	c.write("2")
+	for _, unit := range []string{"b.service", "c.service"} {
+		c.await(want{event: evConfigDelayed, text: unit + " does not take its changed configuration (" + c.file + "): a.service failed with it"})
+	}
+	settle(2 * heldLook)
+	if got := restarts(); got != "restart a.service" {
+		t.Errorf("%q", got)
+	}
+
+	set(func(m *pid1) { m.asked, m.result["a.service"] = nil, "failed" }) // it is down by now, and does not come up
+	c.write("3")
+	c.await(want{event: evConfigApplied, text: "restart of c.service"})
+	if got := restarts(); got != "restart b.service, restart c.service" {
+		t.Errorf("%q", got)
+	}
+}
+
 // TestCheckThatHangs is what is said of a check that takes too long, and of one that cannot be asked for.
 func TestCheckThatHangs(t *testing.T) {
 	m := fakeBus(t)

@@ -38,6 +38,7 @@ type watches struct {
 	rules   map[string]int     // index of the rule in force
 	learn   bool               // a target has registered since units were learnt
 	blames  map[string]*blame  // by unit
+	blamed  map[string]string  // how units failed with the change that they took last
 }
 
 // running is a goroutine that watches files as a rule said when it began.
@@ -48,7 +49,7 @@ type running struct {
 }
 
 func newWatches(d *Daemon) *watches {
-	return &watches{d: d, running: map[string]running{}, rules: map[string]int{}, blames: map[string]*blame{},
+	return &watches{d: d, running: map[string]running{}, rules: map[string]int{}, blames: map[string]*blame{}, blamed: map[string]string{},
 		dirty: make(chan struct{}, 1)}
 }
 

@@ -71,6 +71,12 @@ func (k *carrying) apply(unit, name string, a *attempt) (wait time.Duration, err
 	if err != nil {
 		return 0, err
 	}
+	unwanted := ""
+	if before.Active == "failed" {
+		if unwanted, err = k.w.d.restorer.unwanted(limited, unit, before, before.Fell); err != nil {
+			return 0, err
+		}
+	}
 	restarted := a.asked > 0 && before.Begun >= a.asked && !before.Job // although no answer came
 	down := before.Active == "failed" || before.Active == "activating" // by what the files said before, perhaps
 	action := k.spec.Action
@@ -82,7 +88,7 @@ func (k *carrying) apply(unit, name string, a *attempt) (wait time.Duration, err
 	case before.Load != "loaded":
 		k.took(unit, a, evConfigApplied, guard.LevelNotice, before.Load, fmt.Sprintf("%s is %s: it takes its changed configuration (%s) when it starts again", unit, before.Load, k.files))
 		return 0, nil
-	case isStopped(before): // by somebody
+	case isStopped(before) || unwanted != "": // by somebody
 		k.took(unit, a, evConfigApplied, guard.LevelNotice, before.Active, fmt.Sprintf("%s is %s: it takes its changed configuration (%s) when it starts", unit, before.Active, k.files))
 		return 0, nil
 	case before.Job: // somebody else's

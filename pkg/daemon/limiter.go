@@ -67,6 +67,11 @@ func (l *limiter) restart(x guard.RestartForLimit) limitJob {
 		return done
 	}
 	return limitJob{func(ctx context.Context) guard.Observation {
+		if leaving, err := l.units.Leaving(ctx); err != nil {
+			return answer(err.Error())
+		} else if leaving {
+			return answer("the system goes down, or is in rescue mode")
+		}
 		state, err := l.units.State(ctx, x.Unit)
 		if err != nil {
 			return answer(err.Error())

@@ -25,6 +25,8 @@ const (
 	stopMax = 5 * time.Minute
 	// fallTime is how long after the end of a process the units go down that need its.
 	fallTime = 5 * time.Second
+	// needsAsked bounds the units that one needs, and are down, about which systemd is asked.
+	needsAsked = 8
 )
 
 // leaving says whether the system goes down: nothing is started any more.
@@ -54,6 +56,19 @@ func (r *restorer) restore(ctx context.Context, x guard.RestoreUnit) guard.Resto
 		}
 	}
 	start := mayStart(x, state, x.Main || state.ExecMainPID == x.PID, &out)
+	if start && state.Down() {
+		since := x.Ended
+		if x.Struck > 0 {
+			since = x.Struck
+		}
+		why, err := r.unwanted(ctx, x.Unit, state, since-alike)
+		if err != nil {
+			return guard.RestoreDone{Failed: true, Unasked: true, Reason: err.Error()}
+		}
+		if why != "" {
+			start, out.Reason = false, why
+		}
+	}
 	if state.Down() && !x.Look {
 		r.forget(ctx, x.Unit) // it is decided
 	}
@@ -111,12 +126,46 @@ func (r *restorer) restore(ctx context.Context, x guard.RestoreUnit) guard.Resto
 	return out
 }
 
+// unwanted says why a unit that is down is not to be started although it did not go down
+// by a stop, "" if it may be: it is of a connection, or somebody has stopped it since, or
+// one that it needs, with which systemd would have stopped it, too; its start would start
+// that one.
+func (r *restorer) unwanted(ctx context.Context, unit string, s systemd.UnitState, since time.Duration) (why string, err error) {
+	if r.units.StoppedDown(unit, s) {
+		return "it was stopped while it was down", nil
+	}
+	if is, err := r.units.OfConnection(ctx, unit); is || err != nil {
+		return "its socket starts it, for each connection", err
+	}
+	if len(s.Needs) == 0 {
+		return "", nil
+	}
+	idle, err := r.units.Idle(ctx, s.Needs)
+	if err != nil {
+		return "", err
+	}
+	for _, need := range idle[:min(len(idle), needsAsked)] {
+		n, err := r.units.State(ctx, need)
+		if err != nil {
+			return "", err
+		}
+		r.mu.Lock()
+		ours := r.waits[need] > 0 // by a signal of the guard, most likely
+		r.mu.Unlock()
+		fell := slices.Contains(n.Needs, unit) && n.Fell <= s.Fell+fallTime // with it
+		if r.units.StoppedDown(need, n) || n.Halted(need) && n.Fell >= since && !ours && !fell {
+			return fmt.Sprintf("%s, which it needs, was stopped: %s", need, n.Active), nil
+		}
+	}
+	return "", nil
+}
+
 // start starts a unit that was down. The result tells why it failed, where systemd knows.
 // How often it is started is for the guard's budget to say: where systemd refuses another
 // start without having tried, the count of its start limit begins anew.
 func (r *restorer) start(ctx context.Context, unit string, was systemd.UnitState) (result string, err error) {
 	for range 2 {
-		if result, err = r.units.Start(ctx, unit); err != nil || result != "failed" {
+		if result, err = r.begin(ctx, unit, was.Type); err != nil || result != "failed" {
 			return result, err
 		}
 		state, err := r.units.State(ctx, unit)
@@ -132,6 +181,31 @@ func (r *restorer) start(ctx context.Context, unit string, was systemd.UnitState
 		}
 	}
 	return result, nil
+}
+
+// begin starts a unit and waits for its job, but with Type=oneshot for its program only:
+// there the job lasts for as long as that runs.
+func (r *restorer) begin(ctx context.Context, unit, kind string) (result string, err error) {
+	if kind != "oneshot" {
+		return r.units.Start(ctx, unit)
+	}
+	limited, runs := context.WithCancel(ctx)
+	defer runs()
+	go func() {
+		every := time.NewTicker(r.settle)
+		defer every.Stop()
+		for {
+			select {
+			case <-limited.Done():
+				return
+			case <-every.C:
+			}
+			if state, err := r.units.State(limited, unit); err == nil && state.Active == "activating" && state.Sub == "start" && state.MainPID != 0 {
+				runs()
+			}
+		}
+	}()
+	return r.units.Start(limited, unit)
 }
 
 // mayStart says whether a process is to be started again, by what systemd says
@@ -168,8 +242,6 @@ func mayStart(x guard.RestoreUnit, s systemd.UnitState, main bool, out *guard.Re
 		out.Reason = "it was stopped: " + s.Active // by somebody who wants it to be
 	case s.Dropped():
 		out.Reason = "it was stopped before systemd restarted it, or reset"
-	case s.OfConnection(x.Unit):
-		out.Reason = "its socket starts it, for each connection"
 	default:
 		out.Reason = "it was " + s.Active
 		return true
@@ -255,6 +327,16 @@ func (r *restorer) restart(ctx context.Context, x guard.RestartUnit) guard.Resto
 	case state.Down() && !state.Crashed() && !fellWith(state, first, x):
 		out.Reason = "it was stopped"
 		return out
+	}
+	if state.Down() {
+		why, err := r.unwanted(ctx, x.Unit, state, x.Ended-alike)
+		if err != nil {
+			out.Failed, out.Unasked, out.Reason = true, true, err.Error()
+			return out
+		} else if why != "" {
+			out.Reason = why
+			return out
+		}
 	}
 	var result string
 	if state.Down() {

@@ -133,6 +133,7 @@ type pid1 struct {
 	units  map[string]map[string]dbus.Variant
 	result map[string]string // of a start; none: done
 	fails  map[string]bool   // it fails right after its start
+	runs   map[string]bool   // its start job lasts for as long as its program
 	busy   map[string]bool   // somebody else's job is in the way
 	pinned map[string]bool
 	state  string // of the system
@@ -249,6 +250,12 @@ func (m *pid1) job(what, unit string) (dbus.ObjectPath, *dbus.Error) {
 			return "", err
 		}
 	}
+	if m.runs[unit] {
+		m.jobs++
+		m.units[unit]["ActiveState"], m.units[unit]["SubState"], m.units[unit]["MainPID"] = dbus.MakeVariant("activating"), dbus.MakeVariant("start"), dbus.MakeVariant(uint32(7))
+		m.mu.Unlock()
+		return "/org/freedesktop/systemd1/job/1", nil
+	}
 	result, fails := gocmp.Or(m.result[unit], m.all), m.fails[unit]
 	limited := m.limited[unit]
 	if m.timeout || limited {
@@ -293,6 +300,21 @@ func (m *pid1) ResetFailedUnit(unit string) *dbus.Error {
 	m.asked = append(m.asked, "reset "+unit)
 	delete(m.limited, unit)
 	return nil
+}
+
+func (m *pid1) Subscribe() *dbus.Error { return nil }
+
+func (m *pid1) ListUnitsByNames(names []string) ([]sddbus.UnitStatus, *dbus.Error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var all []sddbus.UnitStatus
+	for _, name := range names {
+		if u, ok := m.units[name]; ok {
+			active, _ := u["ActiveState"].Value().(string)
+			all = append(all, sddbus.UnitStatus{Name: name, LoadState: "loaded", ActiveState: active, Path: "/", JobPath: "/"})
+		}
+	}
+	return all, nil
 }
 
 func (m *pid1) RefUnit(unit string) *dbus.Error   { return m.pin(unit, true) }
@@ -369,9 +391,15 @@ func TestRestorer(t *testing.T) {
 	for unit, active := range map[string]string{"busy.service": "active", "stops.service": "deactivating", "comes.service": "activating", "busy-down.service": "failed", "echo@1.service": "failed"} {
 		m.set(unit, "loaded", active, 42)
 	}
-	property("echo@1.service", "TriggeredBy", []string{"echo.socket"})
+	m.set("echo.socket", "loaded", "active", 0)
+	property("echo.socket", "Accept", true)
+	m.set("once.service", "loaded", "failed", 42)
+	property("once.service", "Type", "oneshot")
+	m.set("once-bad.service", "loaded", "failed", 42)
+	property("once-bad.service", "Type", "oneshot")
 	m.mu.Lock()
 	m.busy["busy.service"], m.busy["busy-down.service"] = true, true
+	m.result["once-bad.service"], m.runs = "failed", map[string]bool{"once.service": true}
 	m.result["bad.service"], m.fails["flap.service"], m.fails["flaps.service"] = "failed", true, true
 	m.limited = map[string]bool{"limited.service": true}
 	m.mu.Unlock()
@@ -393,6 +421,8 @@ func TestRestorer(t *testing.T) {
 		{guard.RestoreUnit{Unit: "flap.service"}, guard.RestoreDone{Failed: true, Reason: "it failed within 1ms: exit-code"}},
 		{guard.RestoreUnit{Unit: "busy-down.service"}, guard.RestoreDone{Coming: true, Reason: "start busy-down.service: another job is in its way: Transaction is destructive."}},
 		{guard.RestoreUnit{Unit: "echo@1.service"}, guard.RestoreDone{Reason: "its socket starts it, for each connection"}},
+		{guard.RestoreUnit{Unit: "once.service"}, guard.RestoreDone{Started: true, Reason: "it was failed"}},
+		{guard.RestoreUnit{Unit: "once-bad.service"}, guard.RestoreDone{Failed: true, Reason: "its start job ended as failed: exit-code"}},
 		{guard.RestoreUnit{Unit: "up.service"}, guard.RestoreDone{Up: true, Reason: "systemd restarted it: active"}},
 		{guard.RestoreUnit{Unit: "gone.service"}, guard.RestoreDone{Reason: "pid 42 was not its main process"}},
 		{guard.RestoreUnit{Command: command, Name: "x", User: "idc", Ended: 5 * time.Millisecond}, guard.RestoreDone{Started: true, As: as, Reason: "it was ended"}},
@@ -433,7 +463,7 @@ func TestRestorer(t *testing.T) {
 			t.Errorf("%+v: %s", tt.x, diff)
 		}
 	}
-	want := []string{"start down.service", "start bad.service", "start limited.service", "reset limited.service", "start limited.service", "start flap.service",
+	want := []string{"start down.service", "start bad.service", "start limited.service", "reset limited.service", "start limited.service", "start flap.service", "start once.service", "start once-bad.service",
 		"run Type=exec Description=x, started again by the process guard ExecStart=[[/bin/x [/bin/x a b] false]] CollectMode=inactive-or-failed User=idc " + as,
 		"restart b.service", "start failed.service", "restart flaps.service", "start bound.service", "start late.service", "start with.service"}
 	if diff := cmp.Diff(want, m.calls()); diff != "" {
@@ -450,6 +480,75 @@ func TestRestorer(t *testing.T) {
 	}
 	if len(m.calls()) != len(want) {
 		t.Errorf("%q", m.calls())
+	}
+}
+
+// TestUnwanted has units that fail, and others that these need, which are down for different reasons.
+func TestUnwanted(t *testing.T) {
+	m := fakeBus(t)
+	const s = 1e6 // in microseconds
+	property := func(unit, name string, value any) {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.units[unit][name] = dbus.MakeVariant(value)
+	}
+	// Each needs one that fell at a time; those that fell by a stop left the state active before their process ended.
+	const ended = 100 * time.Second
+	for _, tt := range []struct {
+		name, kind, need string
+		active           string
+		fell, left       uint64 // of what it needs, seconds
+		also             string // a property of it
+		value            any
+		struck           time.Duration
+		ours             bool // the guard brings it back
+		want             string
+	}{
+		{name: "stopped", kind: "Requires", active: "inactive", fell: 130, left: 129, want: "stopped-need.service, which it needs, was stopped: inactive"},
+		{name: "bound", kind: "BindsTo", active: "inactive", fell: 130, left: 129, want: "bound-need.service, which it needs, was stopped: inactive"},
+		{name: "part", kind: "PartOf", active: "inactive", fell: 130, left: 129, want: "part-need.service, which it needs, was stopped: inactive"},
+		{name: "badly", kind: "Requires", active: "failed", fell: 130, left: 129, want: "badly-need.service, which it needs, was stopped: failed"},
+		{name: "target", kind: "Requires", need: "need.target", active: "inactive", fell: 130, want: "need.target, which it needs, was stopped: inactive"},
+		{name: "remains", kind: "Requires", active: "inactive", fell: 130, left: 130, also: "RemainAfterExit", value: true, want: "remains-need.service, which it needs, was stopped: inactive"},
+		{name: "ladder", kind: "Requires", active: "inactive", fell: 95, left: 94, struck: 90 * time.Second, want: "ladder-need.service, which it needs, was stopped: inactive"},
+		{name: "before", kind: "Requires", active: "inactive", fell: 90, left: 89},
+		{name: "crashed", kind: "Requires", active: "failed", fell: 130, left: 130},
+		{name: "through", kind: "Requires", active: "inactive", fell: 130, left: 130},
+		{name: "mount", kind: "Requires", need: "srv.mount", active: "inactive", fell: 130, left: 129},
+		{name: "spare", kind: "Requires", active: "inactive", fell: 130, left: 129, also: "StopWhenUnneeded", value: true},
+		{name: "mutual", kind: "Requires", active: "inactive", fell: 103, left: 102, also: "PartOf", value: []string{"mutual.service"}},
+		{name: "ours", kind: "Requires", active: "inactive", fell: 130, left: 129, ours: true},
+		{name: "runs", kind: "Requires", active: "active", fell: 50, left: 49},
+	} {
+		unit, need := tt.name+".service", gocmp.Or(tt.need, tt.name+"-need.service")
+		m.set(unit, "loaded", "failed", 42)
+		property(unit, tt.kind, []string{"up.service", need})
+		property(unit, "InactiveEnterTimestampMonotonic", uint64(100*s))
+		m.set("up.service", "loaded", "active", 43)
+		m.set(need, "loaded", tt.active, 43)
+		property(need, "InactiveEnterTimestampMonotonic", tt.fell*s)
+		property(need, "ActiveExitTimestampMonotonic", tt.left*s)
+		main := tt.left + 1 // its main process was ended by the stop
+		if tt.left == tt.fell {
+			main = tt.left - 1
+		}
+		property(need, "ExecMainExitTimestampMonotonic", main*s)
+		if tt.also != "" {
+			property(need, tt.also, tt.value)
+		}
+		r := newRestorer(func(guard.Observation) {})
+		r.settle = time.Millisecond
+		if tt.ours {
+			r.remember(guard.RememberUnit{Unit: need})
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		got := r.restore(ctx, guard.RestoreUnit{Unit: unit, PID: 42, Struck: tt.struck, Ended: ended})
+		want := guard.RestoreDone{Reason: gocmp.Or(tt.want, "it was failed"), Started: tt.want == ""}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s: %s", tt.name, diff)
+		}
+		cancel()
+		r.units.Close()
 	}
 }
 

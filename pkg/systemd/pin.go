@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"github.com/godbus/dbus/v5"
 )
@@ -16,11 +17,17 @@ type pins struct {
 	conn *dbus.Conn
 	end  context.CancelFunc
 	all  map[string]bool
+	jobs atomic.Pointer[jobs] // heard of on conn
 }
 
-// Pin has systemd remember what a unit did last, until Unpin. It does nothing for one that is pinned already. Without a
-// system bus there are no pins.
-func (u *Units) Pin(ctx context.Context, unit string) error { return u.pins.call(ctx, "RefUnit", unit) }
+// Pin has systemd remember what a unit did last, until Unpin, and hears of its jobs. It does nothing for one that is pinned
+// already. Without a system bus there are no pins.
+func (u *Units) Pin(ctx context.Context, unit string) error {
+	if err := u.pins.call(ctx, "RefUnit", unit); err != nil {
+		return err
+	}
+	return u.pins.hear(ctx, unit)
+}
 
 // Unpin ends that.
 func (u *Units) Unpin(ctx context.Context, unit string) error {
@@ -35,17 +42,23 @@ func (p *pins) call(ctx context.Context, method, unit string) error {
 		dial, cancel := context.WithTimeout(ctx, dialWait)
 		defer cancel()
 		stop := context.AfterFunc(dial, end)
-		conn, err := dbus.ConnectSystemBus(dbus.WithContext(life))
+		conn, err := dbus.ConnectSystemBus(dbus.WithContext(life), dbus.WithSignalHandler(dbus.NewSequentialSignalHandler()))
 		if err != nil || !stop() {
 			end()
 			return fmt.Errorf("%s of %s: connect to the system bus: %w", method, unit, cmp.Or(err, context.Cause(dial)))
 		}
 		p.conn, p.end, p.all = conn, end, map[string]bool{}
+		j := &jobs{units: map[string]*heard{}, paths: map[dbus.ObjectPath]*heard{}}
+		j.listen(conn)
+		p.jobs.Store(j)
 	}
 	if p.all[unit] == (method == "RefUnit") {
 		return nil
 	}
-	call := p.conn.Object("org.freedesktop.systemd1", "/org/freedesktop/systemd1").CallWithContext(ctx, "org.freedesktop.systemd1.Manager."+method, 0, unit)
+	if method == "UnrefUnit" {
+		p.ignore(ctx, unit)
+	}
+	call := p.conn.Object(systemdName, systemdPath).CallWithContext(ctx, managerName+"."+method, 0, unit)
 	if call.Err != nil {
 		return fmt.Errorf("%s of %s: %w", method, unit, call.Err)
 	}

@@ -48,18 +48,14 @@ type UnitState struct {
 	Forgiving    bool   // of a service: an end that is no clean one may count as success all the same
 	Mute         bool   // of a service: it can tell systemd nothing (NotifyAccess=none)
 
-	Begun time.Duration // when it was last begun to be started, CLOCK_MONOTONIC; 0: never
-	Left  time.Duration // when it last ceased to be active
-	Fell  time.Duration // when it was last stopped, or had failed, with all of it
-	Ended time.Duration // when the last main process of a service ended
-	Needs []string      // the units with which it is stopped: BindsTo=, Requires=, Requisite=, PartOf=
-	Wakes []string      // the units that start it: sockets, timers, paths
-}
-
-// OfConnection reports whether the service is one of those that a socket starts for each connection (Accept=yes): without
-// that it cannot be started.
-func (s UnitState) OfConnection(unit string) bool {
-	return strings.Contains(unit, "@") && slices.ContainsFunc(s.Wakes, func(w string) bool { return strings.HasSuffix(w, ".socket") && !strings.Contains(w, "@") })
+	Begun   time.Duration // when it was last begun to be started, CLOCK_MONOTONIC; 0: never
+	Left    time.Duration // when it last ceased to be active
+	Fell    time.Duration // when it was last stopped, or had failed, with all of it
+	Ended   time.Duration // when the last main process of a service ended
+	Needs   []string      // the units with which it is stopped: BindsTo=, Requires=, Requisite=, PartOf=
+	Kept    bool          // of a service: it is active when all its processes have ended well (RemainAfterExit)
+	Spared  bool          // it is stopped when nobody needs it (StopWhenUnneeded)
+	Checked uint64        // when its conditions were last, as a start was tried: opaque, 0 for never
 }
 
 // Down reports whether the unit has ended and nobody is about to start it: loaded, inactive or failed, no job queued.
@@ -94,6 +90,18 @@ func (s UnitState) Dropped() bool {
 	return s.Result != "success" && s.Result != "" || s.Restart == "always" || s.Restart == "on-success" || !s.clean() && !s.Forgiving
 }
 
+// Halted reports whether somebody has stopped a service, socket or target that is down: it has not failed, and it is none
+// that ends by itself. What is mounted is unmounted for many reasons, and devices go.
+func (s UnitState) Halted(unit string) bool {
+	switch {
+	case !s.Down() || s.Spared:
+		return false
+	case strings.HasSuffix(unit, ".service"):
+		return s.Stopped(math.MaxInt64) || s.Kept && s.Active == "inactive"
+	}
+	return s.Active == "inactive" && (strings.HasSuffix(unit, ".target") || strings.HasSuffix(unit, ".socket"))
+}
+
 // clean reports whether the last main process ended as services do, see systemd.service(5).
 func (s UnitState) clean() bool {
 	if s.ExitCode == cldKilled || s.ExitCode == cldDumped {
@@ -114,6 +122,46 @@ func (u *Units) State(ctx context.Context, unit string) (UnitState, error) {
 		return UnitState{}, fmt.Errorf("read state of %s: %w", unit, err)
 	}
 	return unitState(properties), nil
+}
+
+// OfConnection reports whether a service is one of those that a socket starts for each connection (Accept=yes): without
+// that it cannot be started. Its socket tells: of an instance that has ended, and is forgotten, systemd does not know it.
+func (u *Units) OfConnection(ctx context.Context, unit string) (bool, error) {
+	name, _, is := strings.Cut(unit, "@")
+	if !is {
+		return false, nil
+	}
+	conn, err := u.connection(ctx)
+	if err != nil {
+		return false, fmt.Errorf("read socket of %s: %w", unit, err)
+	}
+	property, err := conn.GetUnitTypePropertyContext(ctx, name+".socket", "Socket", "Accept")
+	if err != nil {
+		u.failed(conn, err)
+		return false, fmt.Errorf("read socket of %s: %w", unit, err)
+	}
+	accept, _ := property.Value.Value().(bool)
+	return accept, nil
+}
+
+// Idle returns those of some units that are inactive or have failed.
+func (u *Units) Idle(ctx context.Context, units []string) ([]string, error) {
+	conn, err := u.connection(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read states: %w", err)
+	}
+	states, err := conn.ListUnitsByNamesContext(ctx, units)
+	if err != nil {
+		u.failed(conn, err)
+		return nil, fmt.Errorf("read states: %w", err)
+	}
+	var idle []string
+	for _, s := range states {
+		if s.ActiveState == "inactive" || s.ActiveState == "failed" {
+			idle = append(idle, s.Name)
+		}
+	}
+	return idle, nil
 }
 
 // MainPID returns the main process of a service, 0 while it has none.
@@ -358,7 +406,9 @@ func unitState(p map[string]any) UnitState {
 		units, _ := p[kind].([]string)
 		s.Needs = append(s.Needs, units...)
 	}
-	s.Wakes, _ = p["TriggeredBy"].([]string)
+	s.Kept, _ = p["RemainAfterExit"].(bool)
+	s.Spared, _ = p["StopWhenUnneeded"].(bool)
+	s.Checked, _ = p["ConditionTimestampMonotonic"].(uint64)
 	s.Restart, _ = p["Restart"].(string)
 	if names(p["RestartPreventExitStatus"]) {
 		s.Restart = ""

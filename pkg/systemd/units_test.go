@@ -124,6 +124,7 @@ type manager struct {
 	results         map[string]string // by unit; a unit without one has a job that never ends
 	started, pinned []string
 	jobs            uint32
+	checked         uint64 // ConditionTimestampMonotonic of units that are made
 }
 
 const managerInterface = "org.freedesktop.systemd1.Manager"
@@ -156,6 +157,7 @@ func (m *manager) unit(t *testing.T, name, active string, pid uint32) {
 			ID   uint32
 			Path dbus.ObjectPath
 		}{0, "/"}),
+		"ConditionTimestampMonotonic": dbus.MakeVariant(m.checked),
 	}
 	path := dbus.ObjectPath("/org/freedesktop/systemd1/unit/" + sddbus.PathBusEscape(name))
 	if err := m.conn.Export(unitProperties{properties}, path, "org.freedesktop.DBus.Properties"); err != nil {
@@ -216,6 +218,8 @@ func (m *manager) ReloadUnit(name, mode string) (dbus.ObjectPath, *dbus.Error) {
 	return m.StartUnit(name, "reload "+mode)
 }
 
+func (m *manager) Subscribe() *dbus.Error { return nil }
+
 func (m *manager) RefUnit(name string) *dbus.Error   { return m.pin("ref " + name) }
 func (m *manager) UnrefUnit(name string) *dbus.Error { return m.pin("unref " + name) }
 
@@ -243,6 +247,8 @@ func TestPins(t *testing.T) {
 			t.Error(err)
 		}
 	}
+	m.unit(t, "a.service", "failed", 0)
+	m.unit(t, "c.service", "failed", 0)
 	do(u.Pin, "a.service")
 	do(u.Pin, "a.service")
 	do(u.Unpin, "b.service")
@@ -262,6 +268,7 @@ func TestPins(t *testing.T) {
 	}
 	b.start(t)
 	m = newManager(t)
+	m.unit(t, "a.service", "failed", 0)
 	do(u.Pin, "a.service")
 	if got := m.pins(); !slices.Equal(got, []string{"ref a.service"}) {
 		t.Errorf("%q", got)
@@ -330,19 +337,17 @@ func TestDropped(t *testing.T) {
 }
 
 func TestOfConnection(t *testing.T) {
-	for _, tt := range []struct {
-		unit  string
-		wakes []string
-		want  bool
-	}{
-		{"echo@1-10.0.0.1:7-10.0.0.2:40000.service", []string{"echo.socket"}, true},
-		{"echo@a.service", []string{"echo@a.socket"}, false},
-		{"echo.service", []string{"echo.socket"}, false},
-		{"job@a.service", []string{"job@a.timer"}, false},
-		{"worker@1.service", nil, false},
-	} {
-		if got := (UnitState{Wakes: tt.wakes}).OfConnection(tt.unit); got != tt.want {
-			t.Errorf("%s by %q: %v", tt.unit, tt.wakes, got)
+	newBus(t)
+	m := newManager(t)
+	u := newUnits(t)
+	for socket, accept := range map[string]bool{"echo.socket": true, "plain.socket": false} {
+		if err := m.conn.Export(unitProperties{map[string]dbus.Variant{"Accept": dbus.MakeVariant(accept)}}, unitPath(socket), "org.freedesktop.DBus.Properties"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for unit, want := range map[string]bool{"echo@1-10.0.0.1:7-10.0.0.2:40000.service": true, "echo.service": false, "plain@a.service": false} {
+		if got, err := u.OfConnection(ctxFor(t), unit); got != want || err != nil {
+			t.Errorf("%s: %v, %v", unit, got, err)
 		}
 	}
 }

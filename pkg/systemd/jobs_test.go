@@ -1,0 +1,191 @@
+package systemd
+
+import (
+	"testing"
+	"time"
+
+	"github.com/godbus/dbus/v5"
+)
+
+// TestStoppedDown has the signals of jobs of units that are down, as 252 and 257 send them.
+func TestStoppedDown(t *testing.T) {
+	const checked = 100 // when the last start was tried, of all units
+	newBus(t)
+	m := newManager(t)
+	u := newUnits(t)
+	m.checked = checked
+	m.unit(t, "a.service", "failed", 0)
+	m.unit(t, "last.service", "failed", 0)
+	stranger, err := dbus.ConnectSystemBus()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { stranger.Close() })
+	// A signal of the stranger comes to us alone, whatever we have asked for; the bus has it when this returns.
+	emit := func(from *dbus.Conn, path dbus.ObjectPath, iface, member string, body ...any) {
+		t.Helper()
+		msg := &dbus.Message{Type: dbus.TypeSignal, Body: body, Headers: map[dbus.HeaderField]dbus.Variant{
+			dbus.FieldPath: dbus.MakeVariant(path), dbus.FieldInterface: dbus.MakeVariant(iface), dbus.FieldMember: dbus.MakeVariant(member),
+			dbus.FieldSignature: dbus.MakeVariant(dbus.SignatureOf(body...)),
+		}}
+		if from == stranger {
+			msg.Headers[dbus.FieldDestination] = dbus.MakeVariant(u.pins.conn.Names()[0])
+		}
+		from.Send(msg, nil)
+		var id string
+		if err := from.BusObject().Call(busName+".GetId", 0).Store(&id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	changed := func(from *dbus.Conn, unit, active string, job uint32, checked uint64) {
+		t.Helper()
+		emit(from, unitPath(unit), "org.freedesktop.DBus.Properties", "PropertiesChanged", unitName, map[string]dbus.Variant{
+			"ActiveState": dbus.MakeVariant(active), "ConditionTimestampMonotonic": dbus.MakeVariant(checked),
+			"Job": dbus.MakeVariant(struct {
+				ID   uint32
+				Path dbus.ObjectPath
+			}{job, "/"}),
+		}, []string{})
+	}
+	removed := func(from *dbus.Conn, unit string, job uint32, result string) {
+		t.Helper()
+		emit(from, systemdPath, managerName, "JobRemoved", job, dbus.ObjectPath("/job"), unit, result)
+	}
+	stop := func(from *dbus.Conn, unit string) {
+		changed(from, unit, "failed", 7, checked)
+		removed(from, unit, 7, "done")
+		changed(from, unit, "failed", 0, checked)
+	}
+	down := UnitState{Load: "loaded", Active: "failed", Checked: checked}
+	up, tried, busy := down, down, down
+	up.Active, tried.Checked, busy.Job = "active", checked+1, true
+	for _, tt := range []struct {
+		name string
+		do   func(unit string)
+		s    UnitState
+		want bool
+	}{
+		{"stopped", func(unit string) { stop(m.conn, unit) }, down, true},
+		{"stopped and reset", func(unit string) { stop(m.conn, unit); changed(m.conn, unit, "inactive", 0, checked) }, down, true},
+		{"nothing", func(string) {}, down, false},
+		{"of another", func(string) { stop(m.conn, "other.service") }, down, false},
+		{"by a stranger", func(unit string) { stop(stranger, unit) }, down, false},
+		{"the stranger says it has ended", func(unit string) {
+			changed(m.conn, unit, "failed", 7, checked)
+			removed(stranger, unit, 7, "done")
+			changed(m.conn, unit, "failed", 0, checked)
+		}, down, false},
+		{"try-restart", func(unit string) {
+			removed(m.conn, unit, 7, "done")
+			changed(m.conn, unit, "failed", 0, checked)
+		}, down, false},
+		{"canceled", func(unit string) {
+			changed(m.conn, unit, "failed", 7, checked)
+			removed(m.conn, unit, 7, "canceled")
+			changed(m.conn, unit, "failed", 0, checked)
+		}, down, false},
+		{"a start that its condition prevents", func(unit string) {
+			changed(m.conn, unit, "failed", 7, checked+1)
+			removed(m.conn, unit, 7, "done")
+			changed(m.conn, unit, "failed", 0, checked+1)
+		}, tried, false},
+		{"the same, seen before its condition is checked", func(unit string) {
+			changed(m.conn, unit, "failed", 7, checked)
+			changed(m.conn, unit, "failed", 7, checked+1)
+			removed(m.conn, unit, 7, "done")
+			changed(m.conn, unit, "failed", 0, checked+1)
+		}, tried, false},
+		{"a start", func(unit string) {
+			changed(m.conn, unit, "failed", 7, checked)
+			changed(m.conn, unit, "active", 7, checked+1)
+			removed(m.conn, unit, 7, "done")
+			changed(m.conn, unit, "active", 0, checked+1)
+			changed(m.conn, unit, "failed", 0, checked+1)
+		}, tried, false},
+		{"stopped, then a start that fails", func(unit string) {
+			stop(m.conn, unit)
+			changed(m.conn, unit, "active", 8, checked+1)
+			removed(m.conn, unit, 8, "done")
+			changed(m.conn, unit, "failed", 0, checked+1)
+		}, tried, false},
+		{"stopped, and a start of which nothing was heard yet", func(unit string) { stop(m.conn, unit) }, tried, false},
+		{"stopped, and up by now", func(unit string) { stop(m.conn, unit) }, up, false},
+		{"stopped, and somebody starts it", func(unit string) { stop(m.conn, unit) }, busy, false},
+	} {
+		const unit = "a.service"
+		if err := u.Pin(ctxFor(t), unit); err != nil {
+			t.Fatal(err)
+		}
+		if err := u.Pin(ctxFor(t), "last.service"); err != nil {
+			t.Fatal(err)
+		}
+		tt.do(unit)
+		changed(m.conn, "last.service", "failed", 9, checked)
+		removed(m.conn, "last.service", 9, "done")
+		changed(m.conn, "last.service", "failed", 0, checked)
+		for end := time.Now().Add(patience); !u.StoppedDown("last.service", down); time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatal("nothing is heard of jobs")
+			}
+		}
+		if got := u.StoppedDown(unit, tt.s); got != tt.want {
+			t.Errorf("%s: %v", tt.name, got)
+		}
+		for _, unit := range []string{unit, "last.service"} {
+			if err := u.Unpin(ctxFor(t), unit); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if u.StoppedDown(unit, down) {
+			t.Errorf("%s: known of a unit that is not pinned", tt.name)
+		}
+	}
+}
+
+// TestHeardBound: of so many units are jobs heard, and of others when there is room again.
+func TestHeardBound(t *testing.T) {
+	j := &jobs{units: map[string]*heard{}, paths: map[dbus.ObjectPath]*heard{}}
+	for i := range maxHeard {
+		if !j.begin(string(rune('a' + i))) {
+			t.Fatal(i)
+		}
+	}
+	if j.begin("more") {
+		t.Error("too many")
+	}
+	if !j.end("b") || j.end("b") || !j.begin("more") || j.begin("more") {
+		t.Error("room was made")
+	}
+}
+
+func TestHalted(t *testing.T) {
+	down := func(active string) UnitState { return UnitState{Load: "loaded", Active: active} }
+	stopped := down("inactive")
+	stopped.Left, stopped.Ended = 5, 6
+	ended := down("inactive")
+	ended.Left, ended.Ended = 6, 5
+	kept := ended
+	kept.Kept = true
+	badly := stopped
+	badly.Active = "failed"
+	crashed := ended
+	crashed.Active, crashed.Kept = "failed", true
+	up := stopped
+	up.Active = "active"
+	spared := stopped
+	spared.Spared = true
+	for _, tt := range []struct {
+		name, unit string
+		s          UnitState
+		want       bool
+	}{
+		{"stopped", "x.service", stopped, true}, {"ended well", "x.service", ended, false}, {"stopped, of those that stay active", "x.service", kept, true},
+		{"stopped, and failed over that", "x.service", badly, true}, {"failed", "x.service", crashed, false}, {"up", "x.service", up, false}, {"nobody needed it", "x.service", spared, false},
+		{"target", "x.target", down("inactive"), true}, {"socket", "x.socket", down("inactive"), true}, {"a socket that failed", "x.socket", down("failed"), false},
+		{"unmounted", "x.mount", down("inactive"), false}, {"gone", "x.device", down("inactive"), false},
+	} {
+		if got := tt.s.Halted(tt.unit); got != tt.want {
+			t.Errorf("%s: %v", tt.name, got)
+		}
+	}
+}

@@ -93,12 +93,12 @@ func (r *restorer) restore(ctx context.Context, x guard.RestoreUnit) guard.Resto
 			user = x.User
 		}
 		out.As = unit
-		result, err = r.units.StartTransient(ctx, systemd.Transient{Name: unit, Description: oneLine(x.Name) + ", started again by the process guard", Command: x.Command.Args, User: user})
+		result, err = r.units.StartTransient(ctx, systemd.Transient{Name: unit, Description: oneLine(x.Name) + ", started again by the process guard", Command: x.Command.Args, User: user},
+			func() { r.keep(ctx, unit) })
 		if errors.Is(err, systemd.ErrExists) {
 			out.Up, out.Reason = true, "its command runs"
 			return out
 		}
-		r.keep(ctx, unit)
 	}
 	switch {
 	case errors.Is(err, systemd.ErrBusy): // an order to stop it, perhaps
@@ -122,6 +122,9 @@ func (r *restorer) restore(ctx context.Context, x guard.RestoreUnit) guard.Resto
 	}
 	if !out.Started {
 		r.forget(ctx, unit)
+	}
+	if out.Failed && !out.Unasked {
+		out.Reason += ofCommand(unit)
 	}
 	return out
 }
@@ -158,6 +161,14 @@ func (r *restorer) unwanted(ctx context.Context, unit string, s systemd.UnitStat
 		}
 	}
 	return "", nil
+}
+
+// ofCommand says where the words of a command are: nobody else knows the name of its unit.
+func ofCommand(unit string) string {
+	if !strings.HasPrefix(unit, guard.RunPrefix) {
+		return ""
+	}
+	return fmt.Sprintf(" (journalctl -u %s)", unit)
 }
 
 // start starts a unit that was down. The result tells why it failed, where systemd knows.
@@ -288,7 +299,7 @@ func (r *restorer) prove(ctx context.Context, x guard.LookAtStarted) guard.Resto
 		out.Coming = true
 		return out
 	case state.Active == "failed" && !state.Stopped(process.Now()):
-		out.Failed, out.Reason = true, "it failed: "+state.End()
+		out.Failed, out.Reason = true, "it failed: "+state.End()+ofCommand(x.Unit)
 	case state.Active == "failed", state.Active == "inactive": // and whoever knows how has forgotten, perhaps
 		out.Reason = "it is " + state.Active
 	default:

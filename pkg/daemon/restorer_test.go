@@ -464,7 +464,7 @@ func TestRestorer(t *testing.T) {
 		}
 	}
 	want := []string{"start down.service", "start bad.service", "start limited.service", "reset limited.service", "start limited.service", "start flap.service", "start once.service", "start once-bad.service",
-		"run Type=exec Description=x, started again by the process guard ExecStart=[[/bin/x [/bin/x a b] false]] CollectMode=inactive-or-failed User=idc " + as,
+		"run Type=exec Description=x, started again by the process guard ExecStartEx=[[/bin/x [/bin/x a b] [no-env-expand]]] CollectMode=inactive-or-failed AddRef=true User=idc " + as,
 		"restart b.service", "start failed.service", "restart flaps.service", "start bound.service", "start late.service", "start with.service"}
 	if diff := cmp.Diff(want, m.calls()); diff != "" {
 		t.Error(diff)
@@ -587,7 +587,7 @@ func TestProve(t *testing.T) {
 		{"stopped-bad.service", guard.RestoreDone{Reason: "it is failed"}},
 		{"down.service", guard.RestoreDone{Reason: "it is inactive"}},
 		{"again.service", guard.RestoreDone{Coming: true}},
-		{run, guard.RestoreDone{Failed: true, Reason: "it failed: exit status 3"}},
+		{run, guard.RestoreDone{Failed: true, Reason: "it failed: exit status 3 (journalctl -u " + run + ")"}},
 	} {
 		if diff := cmp.Diff(tt.want, r.prove(ctx, guard.LookAtStarted{Unit: tt.unit})); diff != "" {
 			t.Errorf("%s: %s", tt.unit, diff)

@@ -149,7 +149,7 @@ func newManager(t *testing.T) *manager {
 	return m
 }
 
-func (m *manager) unit(t *testing.T, name, active string, pid uint32) {
+func (m *manager) unit(t *testing.T, name, active string, pid uint32, more ...sentProperty) {
 	t.Helper()
 	properties := map[string]dbus.Variant{
 		"LoadState": dbus.MakeVariant("loaded"), "ActiveState": dbus.MakeVariant(active), "MainPID": dbus.MakeVariant(pid),
@@ -158,6 +158,9 @@ func (m *manager) unit(t *testing.T, name, active string, pid uint32) {
 			Path dbus.ObjectPath
 		}{0, "/"}),
 		"ConditionTimestampMonotonic": dbus.MakeVariant(m.checked),
+	}
+	for _, p := range more {
+		properties[p.Name] = p.Value
 	}
 	path := dbus.ObjectPath("/org/freedesktop/systemd1/unit/" + sddbus.PathBusEscape(name))
 	if err := m.conn.Export(unitProperties{properties}, path, "org.freedesktop.DBus.Properties"); err != nil {

@@ -86,6 +86,55 @@ func TestLimitSparesTheStopped(t *testing.T) {
 	}
 }
 
+// TestLimitRestartIsLookedAt: what became of the restart that another guard has asked for, and nothing is restarted.
+func TestLimitRestartIsLookedAt(t *testing.T) {
+	const asked = 1000 * time.Second
+	m := fakeBus(t)
+	for unit, x := range map[string]struct {
+		active string
+		begun  time.Duration
+	}{"not.service": {"active", 5 * time.Second}, "done.service": {"active", asked + time.Second}, "failed.service": {"failed", asked + time.Second}, "stops.service": {"deactivating", 5 * time.Second}} {
+		m.set(unit, "loaded", x.active, 42)
+		m.mu.Lock()
+		m.units[unit]["InactiveExitTimestampMonotonic"] = dbus.MakeVariant(uint64(x.begun.Microseconds()))
+		m.mu.Unlock()
+	}
+	var units systemd.Units
+	defer units.Close()
+	l := &limiter{units: &units}
+	time.AfterFunc(100*time.Millisecond, func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.units["stops.service"]["ActiveState"] = dbus.MakeVariant("active")
+		m.units["stops.service"]["InactiveExitTimestampMonotonic"] = dbus.MakeVariant(uint64((asked + 2*time.Second).Microseconds()))
+	})
+	for unit, want := range map[string]guard.RestartedForLimit{
+		"not.service":    {Problem: "systemd was not asked, or has not done it"},
+		"done.service":   {},
+		"failed.service": {Problem: "it failed after its restart", Begun: true},
+		"stops.service":  {},
+	} {
+		want.Unit, want.PID = unit, 42
+		if got := l.restart(guard.RestartForLimit{Unit: unit, PID: 42, Asked: asked, Look: true}).do(t.Context()); got != want {
+			t.Errorf("got  %+v\nwant %+v", got, want)
+		}
+	}
+	// One that somebody else has started anew meanwhile is not restarted.
+	if got := l.restart(guard.RestartForLimit{Unit: "done.service", PID: 42, Asked: asked}).do(t.Context()).(guard.RestartedForLimit); got.Problem == "" || got.Begun {
+		t.Errorf("%+v", got)
+	}
+	if calls := m.calls(); len(calls) != 0 {
+		t.Errorf("%q", calls)
+	}
+	units.Close()
+	away := systemd.Units{}
+	t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nonexistent")
+	l.units = &away
+	if got := l.restart(guard.RestartForLimit{Unit: "done.service", PID: 42, Asked: asked, Look: true}).do(t.Context()).(guard.RestartedForLimit); got.Problem == "" || !got.Unknown {
+		t.Errorf("%+v", got)
+	}
+}
+
 // TestWatchSparesTheStopped: a service that failed because it was stopped (many end with a status other than 0 then) is not
 // started for the sake of its configuration; one that failed by itself, or never came up with the last one, is.
 func TestWatchSparesTheStopped(t *testing.T) {

@@ -18,6 +18,7 @@ const (
 	limitWorkers = 4
 	// limitTimeout bounds a restart; properties take milliseconds.
 	limitTimeout = 90 * time.Second
+	limitLook    = time.Second // between two looks at a restart that another guard has begun
 )
 
 // limiter carries out over D-Bus what limits ask for, beside the loop.
@@ -73,8 +74,27 @@ func (l *limiter) restart(x guard.RestartForLimit) limitJob {
 			return answer("the system goes down, or is in rescue mode")
 		}
 		state, err := l.units.State(ctx, x.Unit)
-		if err != nil {
+		for x.Look && err == nil && state.Begun <= x.Asked && underWay(&state) {
+			select {
+			case <-time.After(limitLook):
+				state, err = l.units.State(ctx, x.Unit)
+			case <-ctx.Done():
+				return answer("") // what becomes of it is looked at later
+			}
+		}
+		switch {
+		case err != nil:
+			done.Unknown = x.Look
 			return answer(err.Error())
+		case x.Look && state.Begun <= x.Asked:
+			return answer("systemd was not asked, or has not done it")
+		case x.Look && state.Active == "failed":
+			done.Begun = true
+			return answer("it failed after its restart")
+		case x.Look:
+			return answer("")
+		case state.Begun > x.Asked:
+			return answer("it was started anew meanwhile")
 		}
 		// Somebody stops it, or has stopped it and a process is left behind: a
 		// restart would undo that.
@@ -85,6 +105,7 @@ func (l *limiter) restart(x guard.RestartForLimit) limitJob {
 		switch {
 		case errors.Is(err, systemd.ErrRuns): // what becomes of it is looked at later
 		case err != nil:
+			done.Unknown = systemd.Unanswered(err)
 			return answer(err.Error())
 		case result == "canceled":
 			return answer("somebody else's job took the place of its restart")
@@ -94,6 +115,11 @@ func (l *limiter) restart(x guard.RestartForLimit) limitJob {
 		}
 		return answer("")
 	}, answer}
+}
+
+// underWay reports whether somebody is stopping or starting a unit.
+func underWay(s *systemd.UnitState) bool {
+	return s.Job || s.Active == "deactivating" || s.Active == "activating"
 }
 
 func (l *limiter) look(x guard.LookAtUnit) limitJob {

@@ -141,11 +141,14 @@ type LookAtStarted struct {
 }
 
 // RestartForLimit asks to restart a unit in which a target exceeds a limit
-// ([RestartedForLimit], later).
+// ([RestartedForLimit], later). Look: nothing is restarted; the answer is what became of it
+// since it was Asked for.
 type RestartForLimit struct {
 	Unit   string
 	Target TargetID
 	PID    int32
+	Asked  time.Duration // for the first time, CLOCK_MONOTONIC: a unit that was started later is not restarted
+	Look   bool
 }
 
 // LookAtUnit asks for what limits a unit has ([UnitSeen], later).

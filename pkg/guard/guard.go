@@ -197,6 +197,7 @@ func (g *Guard) timers() {
 	if len(g.pending)+len(g.budgets) > 0 {
 		g.recoverDue()
 	}
+	g.lookAtRestarting()
 }
 
 // askAgain asks for consent whose backoff is over.
@@ -241,6 +242,9 @@ func (g *Guard) plan() {
 		if b := &g.budgets[i]; b.given {
 			next = min(next, b.until)
 		}
+	}
+	if g.acting && g.restarting.lost {
+		next = min(next, g.restarting.at)
 	}
 	for i := range g.throttles {
 		if g.acting {

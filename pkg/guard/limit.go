@@ -193,10 +193,10 @@ func (g *Guard) beginLimit(ix int32, m *gauge) string {
 		g.endForLimit(ix, m)
 		return "ending it, after a last look"
 	case config.LimitRestart:
-		r := recovery{name: t.displayName(), user: t.facts.User, unit: unit}
+		r := recovery{id: t.id, pid: t.pid, name: t.displayName(), user: t.facts.User, unit: unit, ended: g.clock.last}
 		g.budgetOf(&r, &t.policy).take(&r, t.policy.Window, t.policy.Attempts, g.clock.attn)
 		g.restarting = r
-		g.decide(RestartForLimit{Unit: unit, Target: t.id, PID: t.pid})
+		g.decide(RestartForLimit{Unit: unit, Target: t.id, PID: t.pid, Asked: r.ended})
 		return "restarting " + unit
 	}
 	g.throttled = true // see throttleAll
@@ -353,28 +353,79 @@ func (g *Guard) setAside(ix int32, why string, wait time.Duration) {
 	g.settleState(ix)
 }
 
+// lookAtRestarting asks what became of a restart of which the answer was lost, with the
+// guard that asked for it or with the bus. Nothing is restarted by that: who is over a limit, and may be
+// dealt with for it, is another matter by now.
+func (g *Guard) lookAtRestarting() {
+	r := &g.restarting
+	if r.unit == "" || !r.lost || !g.acting || r.at > g.clock.attn {
+		return
+	}
+	r.lost, r.looking = false, true
+	g.decide(RestartForLimit{Unit: r.unit, Target: r.id, PID: r.pid, Asked: r.ended, Look: true})
+}
+
 func (o RestartedForLimit) apply(g *Guard) {
-	if r := g.restarting; o.Unit == r.unit {
-		g.restarting = recovery{}
+	looked := false
+	if r := &g.restarting; o.Unit == r.unit {
+		looked = r.looking
+		if o.Unknown {
+			r.looking, r.lost, r.at = false, true, g.clock.attn+failedWait
+			if !looked {
+				e := &Event{Name: EvLimitFailed, Level: LevelError, PID: o.PID, Unit: o.Unit, Slot: -1, Reason: o.Problem}
+				e.Message = fmt.Sprintf("whether %s was restarted, in which pid %d exceeds a limit, is not known: %s; looking at it in %s", o.Unit, o.PID, o.Problem, seconds(failedWait))
+				g.emit(e)
+			}
+			return
+		}
 		if o.Begun || o.Problem == "" {
 			g.unitStarted(r.name, r.unit, o.Problem)
 		} else {
-			p := g.policyOf(&r)
-			g.refund(&r, &p, false)
+			p := g.policyOf(r)
+			g.refund(r, &p, false)
 		}
+		g.restarting = recovery{}
 	}
+	wait := failedWait
 	e := &Event{Name: EvLimitRestarted, Level: LevelNotice, PID: o.PID, Unit: o.Unit, Slot: -1, Reason: "limit"}
 	e.Message = fmt.Sprintf("%s was restarted, because pid %d in it exceeded a limit", o.Unit, o.PID)
-	if o.Problem != "" {
+	switch {
+	case o.Problem == "":
+	case looked && !o.Begun: // what is over its limit yet is dealt with as it was to be
+		wait = 0
+		e.Name, e.Reason = EvLimitFailed, o.Problem
+		e.Message = fmt.Sprintf("%s was not restarted, although pid %d in it exceeded a limit: %s; its limits are judged anew", o.Unit, o.PID, o.Problem)
+	default:
 		e.Name, e.Level, e.Reason = EvLimitFailed, LevelError, o.Problem
 		e.Message = fmt.Sprintf("%s could not be restarted, although pid %d in it exceeds a limit: %s; trying again in %s", o.Unit, o.PID, o.Problem, seconds(failedWait))
-		if ix, ok := g.byID[o.Target]; ok {
-			for k := range g.targets[ix].gauges {
-				if m := &g.targets[ix].gauges[k]; m.over && m.Action == config.LimitRestart {
-					m.settled, m.again = false, g.clock.attn+failedWait
-				}
+	}
+	if ix, ok := g.byID[o.Target]; ok && o.Problem != "" {
+		for k := range g.targets[ix].gauges {
+			if m := &g.targets[ix].gauges[k]; m.over && m.Action == config.LimitRestart {
+				m.settled, m.again = false, g.clock.attn+wait
 			}
 		}
 	}
 	g.emit(e)
+}
+
+// saveRestarting writes the unit that is being restarted for a limit: a guard that is
+// started anew asks what became of it.
+func (g *Guard) saveRestarting(w *writer) {
+	r := &g.restarting
+	w.str(r.unit)
+	w.str(r.name)
+	w.str(r.user)
+	w.u64(uint64(r.id))
+	w.u32(uint32(r.pid))
+	w.dur(r.start)
+	w.dur(r.ended)
+}
+
+func (g *Guard) restoreRestarting(r *reader) {
+	x := recovery{unit: r.str(), name: r.str(), user: r.str(), id: TargetID(r.u64()), pid: int32(r.u32()), start: r.upTo(g.clock.attn), ended: r.upTo(g.clock.last)}
+	if x.unit != "" {
+		x.taken, x.lost = true, true
+		g.restarting = x
+	}
 }

@@ -16,14 +16,30 @@ import (
 func (w *world) unitDoes(d Decision) {
 	switch d := d.(type) {
 	case RestartForLimit:
-		if w.unitFault == "" {
-			for _, p := range slices.Clone(w.running) {
-				if p.facts.Unit == d.Unit {
-					p.exit(true)
+		daemon := w.restarts
+		w.in(100*ms, func() {
+			if w.restarts != daemon { // it ended before systemd was asked
+				return
+			}
+			o := RestartedForLimit{Unit: d.Unit, Target: d.Target, PID: d.PID, Problem: w.unitFault}
+			switch {
+			case d.Look && w.unitFault != "":
+				o.Unknown = true
+			case d.Look && w.restarted[d.Unit] <= d.Asked:
+				o.Problem = "it was not"
+			case !d.Look && w.unitFault == "":
+				if w.restarted == nil {
+					w.restarted = map[string]time.Duration{}
+				}
+				w.restarted[d.Unit] = w.now
+				for _, p := range slices.Clone(w.running) {
+					if p.facts.Unit == d.Unit {
+						p.exit(true)
+					}
 				}
 			}
-		}
-		w.post(200*ms, RestartedForLimit{Unit: d.Unit, Target: d.Target, PID: d.PID, Problem: w.unitFault})
+			w.post(100*ms, o)
+		})
 	case LookAtUnit:
 		o := UnitSeen{Unit: d.Unit, Limits: UnitLimits{Unlimited, Unlimited}, Problem: w.unitFault}
 		if l, ok := w.units[d.Unit]; ok {
@@ -409,7 +425,7 @@ func TestThrottle(t *testing.T) {
 // wakes: at the end each unit has what it had before, or what the limits want.
 func TestLimitRestarts(t *testing.T) {
 	rapid.Check(t, func(r *rapid.T) {
-		action := rapid.SampledFrom([]config.LimitAction{config.LimitReport, config.LimitLadder, config.LimitThrottle}).Draw(r, "action")
+		action := rapid.SampledFrom([]config.LimitAction{config.LimitReport, config.LimitLadder, config.LimitRestart, config.LimitThrottle}).Draw(r, "action")
 		limit := threadsAbove(100, action)
 		if action == config.LimitThrottle {
 			limit.MemoryHigh, limit.CPUQuota = 400<<20, 50
@@ -448,11 +464,21 @@ func TestLimitRestarts(t *testing.T) {
 		if got := w.units["c.service"]; got != want {
 			r.Errorf("the unit has %v, want %v", got, want)
 		}
-		if action == config.LimitLadder && over && p.alive {
+		ends := action == config.LimitLadder || action == config.LimitRestart
+		if ends && over && p.alive {
 			r.Error("it lives")
 		}
-		if action != config.LimitLadder && (!p.alive || len(w.signals) > 0) {
+		if !ends && !p.alive || action != config.LimitLadder && len(w.signals) > 0 {
 			r.Error("it was signalled")
+		}
+		if action == config.LimitRestart {
+			done := 0
+			if w.restarted["c.service"] > 0 {
+				done = 1
+			}
+			if b := w.g.budgets; !p.alive && done == 0 || len(b) > 0 && len(b[0].starts) > done {
+				r.Errorf("%d restarts, and what is counted is %+v", done, b)
+			}
 		}
 	})
 }

@@ -250,6 +250,7 @@ type RestartedForLimit struct {
 	PID     int32
 	Problem string
 	Begun   bool // it was stopped, at least
+	Unknown bool // nobody could say what became of it
 }
 
 // UnitSeen answers [LookAtUnit]: what a unit has, [Unlimited] where there is no limit.

@@ -442,7 +442,7 @@ func (s *sim) delivered(o Observation) {
 		s.hitRecovery(answerCell(&o), func(r *recovery) bool { return r.under && r.ask == o.Ask })
 		s.answered(o)
 	case RestartedForLimit:
-		if o.Unit == s.limitRestart {
+		if o.Unit == s.limitRestart && !o.Unknown {
 			s.limitRestart = ""
 			if a := s.limitAccount; a != nil && o.Problem != "" { // it was no start
 				if n := len(a.starts); n > 0 {

@@ -217,6 +217,12 @@ func (s *sim) condemnedForLimit(p *proc, e *Event) {
 // asksForRestart checks that a unit may be restarted for a limit.
 func (s *sim) asksForRestart(d RestartForLimit) {
 	s.ladderBegan = true
+	if d.Look {
+		if d.Unit != s.limitRestart {
+			s.failf("limit", "it is looked whether %s was restarted, and %q is", d.Unit, s.limitRestart)
+		}
+		return
+	}
 	p := s.held[d.Target]
 	switch {
 	case p == nil || p.pid != d.PID || p.facts.Unit != d.Unit:
@@ -233,7 +239,7 @@ func (s *sim) asksForRestart(d RestartForLimit) {
 	case p.past.answer != ConsentProven:
 		s.failf("consent", "%s is restarted for %d", d.Unit, d.PID)
 	}
-	s.limitRestart, s.limitAccount = d.Unit, nil
+	s.limitRestart, s.limitAccount, s.limitTaken = d.Unit, nil, s.now
 	s.figures.limitActs++
 	s.concerned(d.Unit)
 	if plain(p) {
@@ -243,7 +249,7 @@ func (s *sim) asksForRestart(d RestartForLimit) {
 			s.failf("given up", "%s is restarted for a limit", d.Unit)
 		}
 		s.take(a, 0, policy)
-		s.limitAccount, s.limitTaken = a, s.now
+		s.limitAccount = a
 	}
 }
 
@@ -326,6 +332,15 @@ func (s *sim) evened() {
 			if g := &p.past.gauged[i]; g.over && !g.maybe && !p.alive && !s.lostPid[p.pid-simFirst] {
 				s.failf("limit", "%d has ended, and its limit of %s is not over", p.pid, simLimits[i].Of)
 			}
+		}
+	}
+	if s.limitRestart != "" {
+		s.failf("limit", "what became of the restart of %s nobody has asked", s.limitRestart)
+	}
+	for ix := range s.g.targets {
+		t := &s.g.targets[ix]
+		if t.used && t.state != Ended && s.limitRestart == "" && s.now-s.limitTaken > time.Minute && slices.ContainsFunc(t.gauges, func(m gauge) bool { return m.over && m.settled && m.Action == config.LimitRestart }) {
+			s.failf("limit", "%d exceeds a limit, and nobody restarts %s: %s", t.pid, t.facts.Unit, t.exceeds())
 		}
 	}
 	for _, u := range s.fakeUnits {

@@ -31,6 +31,7 @@ type fakeUnit struct {
 	b, c               uint16
 	own                time.Duration // until systemd starts it again by itself; 0: never
 	stoppedAt          time.Duration // by an operator; 0: not
+	bootedAt           time.Duration // when it was begun to be started last
 	flaps              int           // of its next starts, as many do not last
 	flap               int           // what becomes of those
 	refused            int           // of its next starts, as many fail at once
@@ -107,6 +108,7 @@ func (s *sim) startUnit(x act) {
 
 // boot starts the program of a unit.
 func (s *sim) boot(u *fakeUnit) {
+	u.bootedAt = s.now
 	pid := s.freePid()
 	if pid < 0 || len(s.tables) == 0 {
 		u.state = unitFailed
@@ -256,7 +258,16 @@ func (s *sim) systemd(d Decision) {
 			u := s.unit(d.Unit)
 			switch {
 			case s.unitFault != "":
-				o.Problem = s.unitFault
+				o.Problem, o.Unknown = s.unitFault, d.Look
+			case d.Look && (u == nil || u.bootedAt <= d.Asked):
+				o.Problem = "it was not restarted"
+			case d.Look:
+				o.Begun = u.state == unitFailed
+				if o.Begun {
+					o.Problem = "it failed after its restart"
+				}
+			case u != nil && u.bootedAt > d.Asked:
+				o.Problem = "it was started anew meanwhile"
 			case u == nil || u.state != unitActive:
 				o.Problem = "it is not active, and that is somebody else's doing"
 			default:

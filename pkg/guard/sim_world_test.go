@@ -70,6 +70,9 @@ type snapshot struct {
 	questions        []question
 	owings           []owing
 	brakeOn          bool
+	limitRestart     string
+	limitKey         [2]string
+	limitTaken       time.Duration
 }
 
 // snap writes the registry.
@@ -90,6 +93,10 @@ func (s *sim) snap() {
 		}
 	}
 	c.accounts, c.brakeOn = c.accounts[:0], s.brakeOn
+	c.limitRestart, c.limitKey, c.limitTaken = s.limitRestart, [2]string{}, s.limitTaken
+	if a := s.limitAccount; a != nil {
+		c.limitKey = [2]string{a.unit, a.name}
+	}
 	c.questions = append(c.questions[:0], s.questions...)
 	c.owings = append(c.owings[:0], s.owings...)
 	for _, a := range s.accounts {
@@ -143,7 +150,7 @@ func (s *sim) restartSnapped() {
 // forgets takes in what a daemon that ended did not write down.
 func (s *sim) forgets() {
 	c := &s.crash
-	s.brakeOn, s.limitRestart = c.brakeOn, ""
+	s.brakeOn, s.limitRestart, s.limitTaken, s.limitAccount = c.brakeOn, c.limitRestart, c.limitTaken, nil
 	for i, p := range c.procs {
 		if !p.alive {
 			p.past.gauged = c.told[i].gauged
@@ -158,6 +165,9 @@ func (s *sim) forgets() {
 		renewed := max(a.renewed, x.renewed)
 		*a = *x
 		a.starts, a.streaks, a.renewed = slices.Clone(x.starts), slices.Clone(x.streaks), renewed
+	}
+	if c.limitKey != [2]string{} {
+		s.limitAccount = s.account(c.limitKey)
 	}
 	s.owings = append(s.owings[:0], c.owings...)
 	// How it ended nobody knows who did not see it, and of a command there is no unit that says so.
@@ -203,7 +213,7 @@ func (s *sim) quiet() bool {
 			return false
 		}
 	}
-	if len(s.questions) > 0 || slices.ContainsFunc(s.owings, func(o owing) bool { return !s.account(o.key).given || s.cfgIndex >= variantRecover }) {
+	if s.limitRestart != "" || len(s.questions) > 0 || slices.ContainsFunc(s.owings, func(o owing) bool { return !s.account(o.key).given || s.cfgIndex >= variantRecover }) {
 		return false
 	}
 	for _, u := range s.fakeUnits {

@@ -88,6 +88,7 @@ func (g *Guard) Save(buf []byte) []byte {
 	for i := range g.throttles {
 		g.throttles[i].save(&w)
 	}
+	g.saveRestarting(&w)
 	w.u32(uint32(len(g.holds)))
 	for i := range g.holds {
 		h := &g.holds[i]
@@ -300,6 +301,7 @@ func Restore(cfg *config.Config, state []byte) (*Guard, error) {
 		g.throttles = append(g.throttles, x)
 	}
 	g.throttled = true
+	g.restoreRestarting(&r)
 	for n := r.count(maxHolds); n > 0 && !r.bad; n-- {
 		g.holds = append(g.holds, hold{Selector: Selector{int32(r.u32()), r.str(), r.flag()}, id: TargetID(r.u64()), until: r.upTo(g.clock.last + holdMax), reason: r.str(), by: r.str()})
 	}

@@ -69,9 +69,10 @@ type world struct {
 	restoreTime time.Duration // until an answer comes, if more than 200 ms
 
 	// What programs use, see limit_test.go.
-	units     map[string]UnitLimits // what units have
-	unitFault string                // why nothing can be done to a unit
-	limitsToo bool                  // who exceeds a limit may be signalled while it beats
+	units     map[string]UnitLimits    // what units have
+	restarted map[string]time.Duration // for limits
+	unitFault string                   // why nothing can be done to a unit
+	limitsToo bool                     // who exceeds a limit may be signalled while it beats
 
 	// What was seen.
 	events  []logged

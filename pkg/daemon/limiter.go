@@ -68,11 +68,6 @@ func (l *limiter) restart(x guard.RestartForLimit) limitJob {
 		return done
 	}
 	return limitJob{func(ctx context.Context) guard.Observation {
-		if leaving, err := l.units.Leaving(ctx); err != nil {
-			return answer(err.Error())
-		} else if leaving {
-			return answer("the system goes down, or is in rescue mode")
-		}
 		state, err := l.units.State(ctx, x.Unit)
 		for x.Look && err == nil && state.Begun <= x.Asked && underWay(&state) {
 			select {
@@ -95,6 +90,11 @@ func (l *limiter) restart(x guard.RestartForLimit) limitJob {
 			return answer("")
 		case state.Begun > x.Asked:
 			return answer("it was started anew meanwhile")
+		}
+		if leaving, err := l.units.Leaving(ctx); err != nil {
+			return answer(err.Error())
+		} else if leaving {
+			return answer("the system goes down, or is in rescue mode")
 		}
 		// Somebody stops it, or has stopped it and a process is left behind: a
 		// restart would undo that.

@@ -318,9 +318,7 @@ func TestDown(t *testing.T) {
 
 		for _, unit := range back {
 			m.Wait(unit+" is back", func() bool { pid := m.mainPID(unit); return pid != "0" && pid != first[unit] })
-			if unit != "oneshot" { // whose start takes for as long as it runs, and is said after 90 s
-				m.awaitEvent("restored", of1(unit))
-			}
+			m.awaitEvent("restored", of1(unit)) // of oneshot as well, whose start lasts for as long as it runs
 		}
 		// That a budget is spent says nothing about what is up, or was stopped.
 		m.awaitEvent("restored", of1("spent-stopped"))

@@ -929,3 +929,19 @@ func TestStatusIsLate(t *testing.T) {
 		})
 	}
 }
+
+// TestStartedLookIsLate: that what was started has failed counts also where the answer comes when all would be well by now.
+func TestStartedLookIsLate(t *testing.T) {
+	w := newWorld(t, func(c *config.Config) { c.Recovery.Stable = time.Minute })
+	w.onRestore = func(RestoreUnit) RestoreDone { return RestoreDone{Started: true} }
+	w.lookTime = 2 * time.Minute
+	w.onLook = func(LookAtStarted) RestoreDone { return RestoreDone{Failed: true, Reason: "it failed: exit status 1"} }
+	p := w.client(110, "c", 5, 2*sec)
+	p.facts.Unit, p.ending = "c.service", EndedBadly
+	w.run(10 * sec)
+	p.exit(false)
+	w.run(3 * time.Minute)
+	if n := len(w.find(EvRestoreFailed, 110)); n != 1 || len(w.asked) != 2 {
+		t.Errorf("it is said %d times, and started %d times\n%s", n, len(w.asked), w)
+	}
+}

@@ -147,11 +147,15 @@ func (g *Guard) restarted(r *recovery, o RestoreDone) {
 // has registered, and comes back for itself; or it has been there for long enough.
 // Nor does anybody at what others have started.
 func (g *Guard) proven(r *recovery) bool {
-	return !r.started || g.clock.attn-r.start >= g.cfg.Recovery.Stable ||
-		slices.ContainsFunc(g.inUnit(r.runs()), func(ix int32) bool {
-			t := &g.targets[ix]
-			return t.used && t.known && t.facts.Unit == r.runs() && (t.state != Ended || t.id > r.newest)
-		}) ||
+	return !r.started || g.clock.attn-r.start >= g.cfg.Recovery.Stable || g.registered(r)
+}
+
+// registered says whether a process of what was started has registered.
+func (g *Guard) registered(r *recovery) bool {
+	return slices.ContainsFunc(g.inUnit(r.runs()), func(ix int32) bool {
+		t := &g.targets[ix]
+		return t.used && t.known && t.facts.Unit == r.runs() && (t.state != Ended || t.id > r.newest)
+	}) ||
 		slices.ContainsFunc(g.pending, func(o recovery) bool { return o.unit == r.runs() && o.id > r.newest })
 }
 
@@ -159,7 +163,7 @@ func (g *Guard) proven(r *recovery) bool {
 func (g *Guard) proved(r *recovery, p *config.Policy, o RestoreDone) {
 	attn := g.clock.attn
 	switch {
-	case g.proven(r): // meanwhile
+	case g.registered(r): // meanwhile
 		r.at = attn
 	case o.Failed && !o.Unasked:
 		e := r.event(EvRestoreFailed, LevelError, o.Reason)

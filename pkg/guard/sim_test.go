@@ -142,6 +142,7 @@ type sim struct {
 	nextSample            time.Duration
 	brakeOn               bool
 	limitRestart          string
+	cutOff                map[string]bool // units of which a restart of the daemon left a question without an answer
 	limitAccount          *account
 	limitTaken            time.Duration
 	duties                *dutyCoverage

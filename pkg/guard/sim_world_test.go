@@ -150,6 +150,10 @@ func (s *sim) restartSnapped() {
 // forgets takes in what a daemon that ended did not write down.
 func (s *sim) forgets() {
 	c := &s.crash
+	s.cutOff = map[string]bool{c.limitRestart: c.limitRestart != "", s.limitRestart: s.limitRestart != ""}
+	for _, q := range c.questions {
+		s.cutOff[q.p.facts.Unit] = true
+	}
 	s.brakeOn, s.limitRestart, s.limitTaken, s.limitAccount = c.brakeOn, c.limitRestart, c.limitTaken, nil
 	for i, p := range c.procs {
 		if !p.alive {

@@ -67,6 +67,7 @@ type world struct {
 	onGlance    func(RestoreUnit) RestoreDone // answers one that is to look only; nil: it is down
 	onLook      func(LookAtStarted) RestoreDone
 	restoreTime time.Duration // until an answer comes, if more than 200 ms
+	lookTime    time.Duration // the same about what was started
 
 	// What programs use, see limit_test.go.
 	units     map[string]UnitLimits    // what units have
@@ -615,7 +616,7 @@ func (w *world) systemd(d Decision) {
 		if w.onLook != nil {
 			o := w.onLook(d)
 			o.Ask = d.Ask
-			w.post(200*ms, o)
+			w.post(max(w.lookTime, 200*ms), o)
 		} else {
 			w.post(200*ms, RestoreDone{Ask: d.Ask, Up: true})
 		}

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/checkprocd/checkprocd/pkg/config"
 )
 
 // fate is what became of a process after a time.
@@ -99,11 +101,13 @@ func unitDiffers(plain, other *sim, i int, at time.Duration) string {
 	forming := slices.ContainsFunc(plain.events, func(e logged) bool { // as far as the daemon before knew nobody had registered
 		return e.Name == EvRegistered && e.Unit == u.name && e.at >= at && slices.ContainsFunc(plain.all, func(p *proc) bool { return p.pid == e.PID && p.past.id == e.Target && p.past.beganAt <= at })
 	})
+	// Whether its crash is known before another of that name has come is a matter of moments.
+	byCommand := u.ran != nil && plain.policyOf(nameOfPlain(u.ran)).Restart == config.RestartCommand
 	moment := func(s *sim) bool { // its end is a matter of moments
 		return slices.ContainsFunc(s.events, func(e logged) bool { return e.isOfAMoment(at) && e.Unit == u.name })
 	}
 	switch asked := other.cutOff[u.name]; {
-	case asked, forming, moment(plain), moment(other):
+	case asked, forming, moment(plain), moment(other), byCommand:
 		return ""
 	case min(a.starts, b.starts) > plain.cfg.Recovery.Attempts: // of one that flaps, where its windows end
 		a.starts, b.starts = 0, 0

@@ -419,7 +419,10 @@ func (w *world) wake() {
 	w.sim.waking()
 	var obs []Observation
 	if w.fresh {
-		obs = append(obs, Acting{Acts: w.acts, Reason: "told so"})
+		acting := Acting{Acts: w.acts, Reason: "told so"}
+		if !w.begun {
+			obs = append(obs, acting)
+		}
 		known := w.g.TableIDs()
 		for _, tb := range w.tables {
 			obs = append(obs, TableAttached{Table: tb.id, Slots: len(tb.records)})
@@ -429,7 +432,7 @@ func (w *world) wake() {
 			obs = append(obs, TableLost{Table: id, Reason: "gone"})
 		}
 		if w.begun {
-			obs = append(obs, Resumed{})
+			obs = append(obs, Resumed{}, acting) // a daemon sees what it knew before it looks whether it acts
 		}
 		w.fresh, w.begun = false, true
 	}

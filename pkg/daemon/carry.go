@@ -237,15 +237,15 @@ type plan struct {
 // plan is made on the loop.
 func (k *carrying) plan() plan {
 	w := k.w
-	w.learn = true
-	w.learnUnits()
+	views := w.d.guard.Views()
+	w.learnFrom(views)
 	if acts, why := w.d.guard.Acts(); !acts {
 		return plan{waits: []string{"not acting: " + why}}
 	}
 	inForce := watch.SumOf(w.watched.known(k.key))
 	p := plan{names: map[string]string{}, back: k.change.Content == inForce}
 	shielded, held := map[string]bool{}, map[string]string{}
-	for _, v := range w.d.guard.Views() {
+	for _, v := range views {
 		if v.Unit != "" && v.Shield != "" {
 			shielded[v.Unit] = true // whatever is said about the others in it
 		}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/checkprocd/checkprocd/pkg/config"
+	"github.com/checkprocd/checkprocd/pkg/guard"
 	"github.com/checkprocd/checkprocd/pkg/watch"
 )
 
@@ -149,13 +150,18 @@ func (w *watches) learnUnits() {
 	if !w.learn || len(w.rules) == 0 {
 		return
 	}
+	w.learnFrom(w.d.guard.Views())
+}
+
+// learnFrom remembers them of what was seen.
+func (w *watches) learnFrom(views []guard.View) {
 	w.learn = false
 	of := make(map[int]string, len(w.rules))
 	for key, index := range w.rules {
 		of[index] = key
 	}
 	news := false
-	for _, v := range w.d.guard.Views() {
+	for _, v := range views {
 		key, ok := of[v.Rule]
 		if !ok || !v.Target || v.Shield != "" || v.State == "refused" || !strings.HasSuffix(v.Unit, ".service") || strings.HasPrefix(v.Unit, "user@") {
 			continue

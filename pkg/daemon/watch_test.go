@@ -1,9 +1,11 @@
 package daemon
 
 import (
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -86,6 +88,38 @@ func TestStand(t *testing.T) {
 	w.stand(map[string][]string{})
 	if len(w.all) != 0 {
 		t.Errorf("%v", w.all)
+	}
+}
+
+// TestWatchedCopy: what is written is what was known, whatever is learned meanwhile.
+func TestWatchedCopy(t *testing.T) {
+	w := &watched{path: filepath.Join(t.TempDir(), "watched"), all: map[string]*watchedRule{}}
+	w.stand(map[string][]string{"x a": {"/a"}})
+	w.learn("x a", "x.service", "x")
+	w.keep("x a", map[string]watch.Sum{"/a": {1}})
+	copied := w.copy()
+	var wait sync.WaitGroup
+	wait.Go(func() {
+		for i := range 1000 {
+			w.learn("x a", fmt.Sprintf("x%d.service", i%20), fmt.Sprint(i))
+			w.took("x a", "x.service", unsure)
+			w.keep("x a", map[string]watch.Sum{"/a": {2}, "/b": {3}})
+			w.forget("x a", "x.service")
+		}
+	})
+	for range 20 {
+		if err := w.save(); err != nil {
+			t.Error(err)
+		}
+	}
+	wait.Wait()
+	x := copied["x a"]
+	if len(x.Units) != 1 || x.Units["x.service"].Took != "" || len(x.Units["x.service"].Names) != 1 || len(x.Files) != 1 {
+		t.Errorf("%+v", x)
+	}
+	again := &watched{path: w.path, all: map[string]*watchedRule{}}
+	if err := again.load(); err != nil || len(again.all) != 1 {
+		t.Errorf("%v, %v", again.all, err)
 	}
 }
 

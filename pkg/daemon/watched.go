@@ -87,9 +87,7 @@ func (w *watched) load() error {
 func (w *watched) save() error {
 	w.writing.Lock()
 	defer w.writing.Unlock()
-	w.mu.Lock()
-	text, err := json.Marshal(w.all)
-	w.mu.Unlock()
+	text, err := json.Marshal(w.copy())
 	if err != nil {
 		return fmt.Errorf("write %s: %w", w.path, err)
 	}
@@ -97,6 +95,21 @@ func (w *watched) save() error {
 		return err
 	}
 	return os.Rename(w.path+".new", w.path)
+}
+
+// copy is what is known by now: the loop does not wait for it to be written.
+func (w *watched) copy() map[string]*watchedRule {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	out := make(map[string]*watchedRule, len(w.all))
+	for key, rule := range w.all {
+		units := make(map[string]*watchedUnit, len(rule.Units))
+		for unit, u := range rule.Units {
+			units[unit] = &watchedUnit{slices.Clone(u.Names), u.Took}
+		}
+		out[key] = &watchedRule{rule.Named, maps.Clone(rule.Files), units} // Named is replaced, never changed
+	}
+	return out
 }
 
 // stand forgets all rules but these, by what they name. A new one begins with what is known

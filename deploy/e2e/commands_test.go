@@ -75,3 +75,45 @@ func TestCommandsOfRules(t *testing.T) {
 		}
 	})
 }
+
+// TestOrdersBehindABus: what is ordered, or protected, while the bus stands still and starts and a reload are on their way is
+// not started, nor reloaded, when it goes on.
+func TestOrdersBehindABus(t *testing.T) {
+	eachSystemd(t, func(t *testing.T, root string) {
+		m := bootInstalled(t, root, Files{
+			"/etc/app/conf": "1",
+			"/etc/checkprocd/conf.d/bus.toml": "interval = \"200ms\"\n" + noPressure + "[recovery]\nwait = \"1s\"\n" +
+				"[[rule]]\nmatch = { name = \"app\" }\nwatch = { files = [ \"/etc/app/conf\" ], settle = \"300ms\" }\n",
+			"/etc/systemd/system/app.service":       service(beats("app"), "ExecReload=+/bin/touch /run/reloaded"),
+			"/etc/systemd/system/held.service":      service(beats("held")),
+			"/etc/systemd/system/protected.service": service(beats("protected")),
+			"/etc/systemd/system/free.service":      service(beats("free")),
+		})
+		m.Run("systemctl start checkprocd app held protected free")
+		m.waitGuarded(4)
+		bus, held, protected, free := m.mainPID("dbus"), m.mainPID("held"), m.mainPID("protected"), m.mainPID("free")
+		m.Run("kill -STOP " + bus)
+		m.Run("echo 2 >/etc/app/conf; kill -SEGV " + held + " " + protected + " " + free)
+		m.awaitEvent("config-changed", Fields{"CHECKPROC_UNIT": "app.service"})
+		for _, pid := range []string{held, protected, free} {
+			m.awaitEvent("exited", Fields{"CHECKPROC_PID": pid})
+		}
+		m.Run("sleep 4") // all are asked for by then
+		m.Run("checkprocctl hold held --for 10m; checkprocctl hold app --for 10m; echo 'protect.units = [ \"protected.service\" ]' >/etc/checkprocd/conf.d/z.toml; checkprocctl reload")
+		m.Run("kill -CONT " + bus)
+		m.awaitEvent("restored", Fields{"CHECKPROC_UNIT": "free.service"})
+		m.awaitEvent("left-down", Fields{"CHECKPROC_UNIT": "protected.service"})
+		m.Run("sleep 5")
+		for _, unit := range []string{"held", "protected"} {
+			if got := m.mainPID(unit); got != "0" {
+				t.Errorf("%s: %s was started", root, unit)
+			}
+		}
+		if out := m.Run("ls /run/reloaded 2>&1 || :"); !strings.Contains(out, "No such file") {
+			t.Errorf("%s: app was reloaded: %s", root, out)
+		}
+		m.Run("checkprocctl release held; checkprocctl release app")
+		m.awaitEvent("restored", Fields{"CHECKPROC_UNIT": "held.service"})
+		m.awaitEvent("config-applied", Fields{"CHECKPROC_UNIT": "app.service"})
+	})
+}

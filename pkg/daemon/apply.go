@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -60,7 +61,7 @@ func isStopped(s systemd.UnitState) bool {
 // apply has a unit take its new configuration. An error says that systemd could not be
 // asked, or refuses; wait that it is too early. What it has begun it sees to the end, also
 // when the rule says something else by then.
-func (k *carrying) apply(unit, name string, a *attempt) (wait time.Duration, err error) {
+func (k *carrying) apply(ctx context.Context, unit, name string, a *attempt) (wait time.Duration, err error) {
 	limited, cancel := context.WithTimeout(context.Background(), applyTimeout)
 	defer cancel()
 	manager := &k.w.d.restorer.units
@@ -97,6 +98,12 @@ func (k *carrying) apply(unit, name string, a *attempt) (wait time.Duration, err
 		action = config.WatchRestart
 	}
 	result := "done"
+	if !restarted {
+		start := action == config.WatchRestart && a.asked == 0
+		if wait, err := k.leave(ctx, limited, unit, name, start, down, a); err != nil || wait > 0 {
+			return wait, err
+		}
+	}
 	switch {
 	case action == config.WatchReload:
 		result, err = manager.Reload(limited, unit)
@@ -105,11 +112,6 @@ func (k *carrying) apply(unit, name string, a *attempt) (wait time.Duration, err
 			result = "failed"
 		}
 	default:
-		if a.asked == 0 {
-			if wait, err := k.takeStart(limited, unit, name, down, a); err != nil || wait > 0 {
-				return wait, err
-			}
-		}
 		a.asked = process.Now()
 		if before.Active == "failed" {
 			result, err = manager.Start(limited, unit)
@@ -162,11 +164,20 @@ func (k *carrying) took(unit string, a *attempt, name guard.EventName, level gua
 	k.tell(name, level, unit, reason, message)
 }
 
-// takeStart takes a start from the budget that all causes share, and says how long to wait
-// where there is none.
-func (k *carrying) takeStart(ctx context.Context, unit, name string, down bool, a *attempt) (wait time.Duration, err error) {
+// leave asks the loop, just before a job for a unit is asked for, whether that is not
+// forbidden by now: the answers of systemd may have taken long. For a start that was not
+// asked for before one is taken from the budget that all causes share. It says how long to
+// wait where the unit is to be left alone; ctx is of the rule.
+func (k *carrying) leave(ctx, limited context.Context, unit, name string, start, down bool, a *attempt) (wait time.Duration, err error) {
 	d := k.w.d
-	err = d.inLoop(ctx, func() {
+	err = d.inLoop(limited, func() {
+		if p := k.plan(); ctx.Err() != nil || !slices.Contains(p.todo, unit) {
+			wait = heldLook
+			return
+		}
+		if !start {
+			return
+		}
 		wait = d.guard.TakeStart(name, unit, down)
 		d.saved.behind = true
 		const text = "too many starts"

@@ -127,7 +127,7 @@ func (k *carrying) put(ctx context.Context, p *plan) watch.Answer {
 				soonest = min(soonest, lookNow)
 				continue
 			}
-			wait, err := k.apply(unit, p.names[unit], a)
+			wait, err := k.apply(ctx, unit, p.names[unit], a)
 			if ctx.Err() != nil {
 				return watch.Answer{}
 			}

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -151,6 +152,28 @@ func TestCarryAfterHold(t *testing.T) {
 	c.await(want{event: evConfigChanged, text: "nothing is to be done"})
 	c.release(control.Selector{All: true})
 	c.asks("reload b.service", "reload b.service", "reload a.service")
+}
+
+// TestCarryHeldMeanwhile: what is ordered while systemd is asked how a unit is counts: that may take long.
+func TestCarryHeldMeanwhile(t *testing.T) {
+	if namespaces(t) {
+		return
+	}
+	for _, action := range []config.WatchAction{config.WatchReload, config.WatchRestart} {
+		c := carry(t, config.Watch{Action: action}, "a.service")
+		var once sync.Once
+		c.m.mu.Lock()
+		c.m.looked = func(string) {
+			once.Do(func() { c.hold(control.HoldRequest{Name: "x a*"}, time.Hour) })
+		}
+		c.m.mu.Unlock()
+		c.write("1")
+		c.await(want{event: evConfigChanged, text: "waiting: a.service"})
+		c.asks()
+		c.release(control.Selector{Name: "x a*"})
+		c.asks(action.String() + " a.service")
+		c.stop()
+	}
 }
 
 // TestCarryBack: a change that one of two units has taken is undone: that one takes what was in force before, also where

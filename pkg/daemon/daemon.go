@@ -171,9 +171,17 @@ func start(opts Options) (*Daemon, error) {
 	d.reader = process.NewReader(func(a process.ConsentAnswer) { d.mail.leave(func() { d.consentAnswer(a) }) })
 	d.pool = escalate.New(cfg.Ladder.MaxConcurrent, d.ladderOutcome)
 	d.restorer = newRestorer(d.post)
+	d.restorer.forbids = func(ctx context.Context, ask uint64) (is bool) {
+		err := d.inLoop(ctx, func() { is = d.guard.Forbids(ask) })
+		return is || err != nil // it ends, or took too long: nothing was asked for yet
+	}
 	d.alerter = newAlerter(d.alertTrouble)
 	d.denials.pace = newPace()
 	d.limiter = &limiter{units: &d.restorer.units, queue: make(chan limitJob, limitQueue), post: d.post}
+	d.limiter.forbids = func(ctx context.Context, x guard.RestartForLimit) (why string, err error) {
+		err = d.inLoop(ctx, func() { why = d.guard.ForbidsLimit(x) })
+		return why, err
+	}
 	d.sampler = newSampler()
 	d.watches = newWatches(d)
 	return d, nil

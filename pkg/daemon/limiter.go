@@ -26,6 +26,8 @@ type limiter struct {
 	units *systemd.Units
 	queue chan limitJob
 	post  func(guard.Observation)
+	// forbids asks the loop, just before a restart is asked for.
+	forbids func(context.Context, guard.RestartForLimit) (why string, err error)
 }
 
 // limitJob is one thing to be done; it says what came of it, or that it was given up.
@@ -100,6 +102,11 @@ func (l *limiter) restart(x guard.RestartForLimit) limitJob {
 		// restart would undo that.
 		if state.Active != "active" || state.Job {
 			return answer("it is " + state.Active + ", and that is somebody else's doing")
+		}
+		if why, err := l.forbids(ctx, x); err != nil {
+			return answer(err.Error())
+		} else if why != "" {
+			return answer(why)
 		}
 		result, err := l.units.TryRestart(ctx, x.Unit)
 		switch {

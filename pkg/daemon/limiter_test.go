@@ -49,6 +49,7 @@ func TestLimiter(t *testing.T) {
 	m.set("a.service", "loaded", "active", 42)
 	m.set("bare.service", "loaded", "active", 42)
 	m.set("stuck.service", "loaded", "active", 42)
+	m.set("held.service", "loaded", "active", 42)
 	m.mu.Lock()
 	m.units["a.service"]["MemoryHigh"], m.units["a.service"]["CPUQuotaPerSecUSec"] = dbus.MakeVariant(uint64(guard.Unlimited)), dbus.MakeVariant(uint64(7))
 	m.result["stuck.service"] = "timeout"
@@ -57,6 +58,12 @@ func TestLimiter(t *testing.T) {
 	defer units.Close()
 	posted := make(chan guard.Observation, 10)
 	l := &limiter{units: &units, queue: make(chan limitJob, 1), post: func(o guard.Observation) { posted <- o }}
+	l.forbids = func(_ context.Context, x guard.RestartForLimit) (string, error) {
+		if x.Unit == "held.service" {
+			return "somebody holds it", nil
+		}
+		return "", nil
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	done := make(chan struct{})
@@ -82,6 +89,7 @@ func TestLimiter(t *testing.T) {
 		{l.set(guard.SetUnitLimits{Unit: "a.service", Limits: guard.UnitLimits{MemoryHigh: guard.Unlimited, CPUQuota: 500_000}}), guard.UnitLimitsSet{Unit: "a.service"}},
 		{l.set(guard.SetUnitLimits{Unit: "a.service"}), guard.UnitLimitsSet{Unit: "a.service"}},
 		{l.restart(guard.RestartForLimit{Unit: "a.service", Target: 3, PID: 42}), guard.RestartedForLimit{Unit: "a.service", Target: 3, PID: 42}},
+		{l.restart(guard.RestartForLimit{Unit: "held.service", Target: 3, PID: 42}), guard.RestartedForLimit{Unit: "held.service", Target: 3, PID: 42, Problem: "somebody holds it"}},
 		{l.restart(guard.RestartForLimit{Unit: "stuck.service", Target: 3, PID: 42}), guard.RestartedForLimit{Unit: "stuck.service", Target: 3, PID: 42, Problem: "its restart job ended as timeout", Begun: true}},
 	} {
 		if got := ask(tt.job); got != tt.want {

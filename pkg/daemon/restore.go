@@ -79,6 +79,10 @@ func (r *restorer) restore(ctx context.Context, x guard.RestoreUnit) guard.Resto
 		out.Down = true
 		return out
 	}
+	if r.forbids(ctx, x.Ask) {
+		out.Forbidden = true
+		return out
+	}
 	unit := x.Unit
 	var result string
 	var err error
@@ -348,6 +352,10 @@ func (r *restorer) restart(ctx context.Context, x guard.RestartUnit) guard.Resto
 			out.Reason = why
 			return out
 		}
+	}
+	if r.forbids(ctx, x.Ask) {
+		out.Forbidden = true
+		return out
 	}
 	var result string
 	if state.Down() {

@@ -35,7 +35,8 @@ type restorer struct {
 	learn chan unitProcess
 	post  func(guard.Observation)
 
-	settle time.Duration // settleTime
+	settle  time.Duration                              // settleTime
+	forbids func(ctx context.Context, ask uint64) bool // asks the loop, just before a job is asked for
 
 	mu    sync.Mutex
 	runs  map[string]bool // units of commands of which systemd is to remember how they end
@@ -60,7 +61,8 @@ type unitProcess struct {
 
 func newRestorer(post func(guard.Observation)) *restorer {
 	return &restorer{queue: make(chan restoreJob, restoreQueue), learn: make(chan unitProcess, restoreQueue), post: post, settle: settleTime,
-		runs: map[string]bool{}, waits: map[string]int{}, pins: make(chan struct{}, 1)}
+		forbids: func(context.Context, uint64) bool { return false },
+		runs:    map[string]bool{}, waits: map[string]int{}, pins: make(chan struct{}, 1)}
 }
 
 // meet has a new target looked at, if it may be a main process: those are

@@ -141,6 +141,7 @@ type pid1 struct {
 	// What ends as failed did because it took too long.
 	timeout bool
 	before  func(what, unit string) *dbus.Error // called before a job is begun, if there is one
+	looked  func(unit string)                   // called before it is said how a unit is, if there is one
 	limited map[string]bool                     // units that are not started until they are reset: true
 	asked   []string
 	jobs    uint32
@@ -229,6 +230,12 @@ type unitOf struct {
 }
 
 func (u unitOf) GetAll(string) (map[string]dbus.Variant, *dbus.Error) {
+	u.m.mu.Lock()
+	looked := u.m.looked
+	u.m.mu.Unlock()
+	if looked != nil {
+		looked(u.name)
+	}
 	u.m.mu.Lock()
 	defer u.m.mu.Unlock()
 	return u.m.units[u.name], nil
@@ -469,6 +476,18 @@ func TestRestorer(t *testing.T) {
 	if diff := cmp.Diff(want, m.calls()); diff != "" {
 		t.Error(diff)
 	}
+	// It is forbidden by now: neither is anything started.
+	r.forbids = func(_ context.Context, ask uint64) bool { return ask == 5 }
+	for _, got := range []guard.RestoreDone{r.restore(ctx, guard.RestoreUnit{Ask: 5, Unit: "bad.service", PID: 42}), r.restart(ctx, guard.RestartUnit{Ask: 5, Unit: "b.service"}),
+		r.restore(ctx, guard.RestoreUnit{Ask: 5, Command: command, Name: "x", User: "idc", PID: 43})} {
+		if !got.Forbidden || got.Started || got.Failed {
+			t.Errorf("%+v", got)
+		}
+	}
+	if diff := cmp.Diff(want, m.calls()); diff != "" {
+		t.Error(diff)
+	}
+	r.forbids = func(context.Context, uint64) bool { return false }
 	// The system goes down: nothing is started any more.
 	m.mu.Lock()
 	m.state = "stopping"

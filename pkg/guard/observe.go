@@ -229,18 +229,19 @@ type UnitStarted struct {
 	Problem    string
 }
 
-// RestoreDone answers [RestoreUnit], [RestartUnit] and [LookAtStarted]. At most one of Started,
-// Up, Coming, Down and Failed is set; none: it is left alone.
+// RestoreDone answers [RestoreUnit], [RestartUnit] and [LookAtStarted]. At most one of Forbidden,
+// Started, Up, Coming, Down and Failed is set; none: it is left alone.
 type RestoreDone struct {
-	Ask     uint64 // of the question
-	Started bool
-	Up      bool   // it runs again
-	Coming  bool   // somebody else is about to start it, or to stop it
-	Down    bool   // it would be started
-	Failed  bool   // worth another try
-	Unasked bool   // and nothing was started: nobody could be asked
-	As      string // the unit of a command that was started
-	Reason  string // the state that made a start unnecessary, or the error
+	Ask       uint64 // of the question
+	Forbidden bool   // by now: see [Guard.Forbids]
+	Started   bool
+	Up        bool   // it runs again
+	Coming    bool   // somebody else is about to start it, or to stop it
+	Down      bool   // it would be started
+	Failed    bool   // worth another try
+	Unasked   bool   // and nothing was started: nobody could be asked
+	As        string // the unit of a command that was started
+	Reason    string // the state that made a start unnecessary, or the error
 }
 
 // RestartedForLimit answers [RestartForLimit]; Problem is why it could not be, "" if it was.

@@ -212,13 +212,7 @@ func (g *Guard) recoverDue() {
 // proceed takes the next step of a recovery and says whether there is more to come.
 func (g *Guard) proceed(r *recovery) bool {
 	p := g.policyOf(r)
-	held := slices.ContainsFunc(g.holds, func(h hold) bool { return h.All || h.id == 0 && config.Glob(h.Name, r.name) })
-	barred := ""
-	if by := g.cfg.Protected(r.name, r.unit); by != "" {
-		barred = "protected by " + by
-	} else if r.pid != 0 && !g.cfg.MayUse(r.uid, r.user, r.name) {
-		barred = "[[names]] does not let " + r.user + " use that name"
-	}
+	barred, held := g.barred(r)
 	switch {
 	case r.next > len(p.Then) && g.proven(r), p.Restart == config.RestartNone, barred != "": // by now
 		if r.next == 0 {

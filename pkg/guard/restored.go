@@ -17,6 +17,12 @@ func (o RestoreDone) apply(g *Guard) {
 		p := g.policyOf(r)
 		r.under = false
 		switch {
+		case o.Forbidden: // as is said, or waited for, with the next step
+			if r.next == 0 {
+				g.refund(r, &p, false)
+				r.taken, r.lost = false, false
+			}
+			r.at = g.clock.attn
 		case r.looking:
 			r.looking = false
 			g.proved(r, &p, o)

@@ -1,0 +1,124 @@
+package guard
+
+import (
+	"testing"
+	"time"
+
+	"github.com/checkprocd/checkprocd/pkg/config"
+)
+
+// TestForbids changes what is wanted while systemd has not answered: what is forbidden then is not begun any more, costs
+// no start, and is begun when it may be.
+func TestForbids(t *testing.T) {
+	then := func(c *config.Config) { c.Rules = []config.Rule{{Then: []string{"next.service"}}} }
+	for name, tt := range map[string]struct {
+		then   bool // it is about the unit that follows
+		change func(w *world)
+		back   func(w *world) // nil: it is over
+	}{
+		"held": {change: func(w *world) { w.hold(HoldOrder{Name: "c", For: time.Hour}) },
+			back: func(w *world) { _, _ = w.g.Unhold(Selector{Name: "c"}, "") }},
+		"paused": {change: func(w *world) { w.hold(HoldOrder{All: true, For: time.Hour}) },
+			back: func(w *world) { _, _ = w.g.Unhold(Selector{All: true}, "") }},
+		"protected": {change: func(w *world) {
+			w.reload(func(c *config.Config) { c.Protect.Units = []string{"c.service"} })
+		}},
+		"no restart": {change: func(w *world) {
+			w.reload(func(c *config.Config) { c.Rules = []config.Rule{{Restart: config.RestartNone}} })
+		}},
+		"name not allowed": {change: func(w *world) {
+			w.reload(func(c *config.Config) { c.Names = []config.Names{{User: "*", Allow: []string{"other"}}} })
+		}},
+		"follower held": {then: true, change: func(w *world) { w.hold(HoldOrder{Name: "next", For: time.Hour}) },
+			back: func(w *world) { _, _ = w.g.Unhold(Selector{Name: "next"}, "") }},
+		"follower protected": {then: true, change: func(w *world) {
+			w.reload(func(c *config.Config) { c.Protect.Units = []string{"next.service"} })
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, func(c *config.Config) { c.Recovery.Wait = sec; then(c) })
+			asked := func() (n int, last uint64) { // what it is about
+				for _, d := range w.asked {
+					_, restarts := d.(RestartUnit)
+					if _, restores := d.(RestoreUnit); restarts || restores && !tt.then {
+						n++
+					}
+				}
+				return n, w.g.lastAsk
+			}
+			w.restoreTime = 1000 * time.Hour // none of these comes
+			p := w.client(110, "c", 5, 2*sec)
+			p.facts.Unit, p.ending = "c.service", EndedBadly
+			w.client(111, "next", 5, 2*sec).facts.Unit = "next.service"
+			w.run(10 * sec)
+			p.exit(false)
+			w.run(10 * sec)
+			before, ask := asked()
+			if tt.then {
+				w.post(0, RestoreDone{Ask: ask, Started: true})
+				for i := 0; i < 100 && before == 0; i++ { // the answer takes longer than that
+					w.run(50 * ms)
+					before, ask = asked()
+				}
+			}
+			r := &w.g.pending[0]
+			if w.g.Forbids(ask) || !w.g.Forbids(ask+1) || before != 1 {
+				t.Fatalf("question %d of %d: forbidden\n%s", ask, before, w)
+			}
+			tt.change(w)
+			if !w.g.Forbids(ask) {
+				t.Error("not forbidden")
+			}
+			policy := w.g.policyOf(r)
+			starts := len(w.g.budgetOf(r, &policy).starts)
+			w.post(0, RestoreDone{Ask: ask, Forbidden: true})
+			w.run(time.Minute)
+			if n, _ := asked(); n != before {
+				t.Errorf("asked %d times, was %d\n%s", n, before, w)
+			}
+			b := w.g.budgetOf(&recovery{name: "c", user: "idc", unit: "c.service"}, &policy)
+			if want := starts - map[bool]int{false: 1}[tt.then]; len(b.starts) != want {
+				t.Errorf("%d starts are taken, want %d", len(b.starts), want)
+			}
+			switch {
+			case tt.back != nil:
+				tt.back(w)
+				w.run(10 * sec)
+				if n, _ := asked(); n != before+1 {
+					t.Errorf("let go, and asked %d times, was %d\n%s", n, before, w)
+				}
+			case !tt.then && len(w.find(EvLeftDown, 110)) != 1, tt.then && len(w.find(EvRefused, 110)) != 1:
+				t.Errorf("nothing is said\n%s", w)
+			}
+		})
+	}
+}
+
+// TestForbidsLimit has the same between the decision to restart a unit for a limit, and its job.
+func TestForbidsLimit(t *testing.T) {
+	for name, tt := range map[string]struct {
+		change func(w *world, p *proc)
+		want   string
+	}{
+		"nothing":           {func(*world, *proc) {}, ""},
+		"held":              {func(w *world, _ *proc) { w.hold(HoldOrder{Name: "c", For: time.Hour}) }, "pid 110 (c): uid 0 ordered to leave it alone"},
+		"a neighbour held":  {func(w *world, _ *proc) { w.hold(HoldOrder{PID: 121, For: time.Hour}) }, "pid 121 (d): uid 0 ordered to leave it alone"},
+		"ended":             {func(w *world, p *proc) { p.exit(true); w.run(sec) }, "its process has ended"},
+		"another unit held": {func(w *world, _ *proc) { w.hold(HoldOrder{PID: 122, For: time.Hour}) }, ""},
+		"unit protected": {func(w *world, _ *proc) {
+			w.reload(func(c *config.Config) { c.Protect.Units = []string{"c.service"} })
+		}, "pid 110 (c): protected by protect.units \"c.service\""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w, p, _ := limited(t, threadsAbove(100, config.LimitRestart))
+			w.client(121, "d", 10, 5*sec).facts.Unit = p.facts.Unit
+			w.client(122, "e", 10, 5*sec).facts.Unit = "e.service"
+			w.run(10 * sec)
+			x := RestartForLimit{Unit: p.facts.Unit, Target: w.g.targets[w.g.byPID[110]].id, PID: 110}
+			tt.change(w, p)
+			if got := w.g.ForbidsLimit(x); got != tt.want {
+				t.Errorf("%q, want %q", got, tt.want)
+			}
+		})
+	}
+}

@@ -44,7 +44,9 @@ func (l *limiter) run(ctx context.Context) {
 				select {
 				case j := <-l.queue:
 					limited, cancel := context.WithTimeout(ctx, limitTimeout)
-					l.post(j.do(limited))
+					if o := j.do(limited); ctx.Err() == nil { // else the next guard asks what became of it
+						l.post(o)
+					}
 					cancel()
 				case <-ctx.Done():
 					return

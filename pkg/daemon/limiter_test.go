@@ -215,3 +215,19 @@ func TestSamplesOfNobody(t *testing.T) {
 		t.Errorf("%+v", again)
 	}
 }
+
+// TestLimiterThatEnds: what a job says that was broken off because the daemon ends is about nothing but that.
+func TestLimiterThatEnds(t *testing.T) {
+	var posted []guard.Observation
+	l := &limiter{queue: make(chan limitJob, 1), post: func(o guard.Observation) { posted = append(posted, o) }}
+	ctx, cancel := context.WithCancel(t.Context())
+	l.ask(limitJob{do: func(limited context.Context) guard.Observation {
+		cancel()
+		<-limited.Done()
+		return guard.RestartedForLimit{Unit: "a.service", Problem: limited.Err().Error()}
+	}})
+	l.run(ctx)
+	if len(posted) > 0 {
+		t.Errorf("%+v", posted)
+	}
+}

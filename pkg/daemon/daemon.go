@@ -318,6 +318,7 @@ func (d *Daemon) openRegistry() {
 		return
 	}
 	d.guard = g
+	d.lookAtLock() // what has ended meanwhile is restored only where this guard acts
 	if d.cfg.CPActive.Enabled {
 		d.attachKnown()
 	} else {

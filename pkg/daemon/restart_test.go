@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/checkprocd/checkprocd/pkg/config"
 	"github.com/checkprocd/checkprocd/pkg/guard"
+	"github.com/checkprocd/checkprocd/pkg/process"
 	"github.com/checkprocd/checkprocd/pkg/registry"
 )
 
@@ -348,4 +350,34 @@ func TestRuntimeDirReadOnly(t *testing.T) {
 	client := member(t, "client", 1, "exit")
 	g.await(want{event: guard.EvRegistered, pid: client.pid})
 	stillGuarded(t, g, client)
+}
+
+// TestActsBeforeItResumes: what ended under the daemon before is restored only by a guard that acts, so this is known first.
+func TestActsBeforeItResumes(t *testing.T) {
+	if namespaces(t) {
+		return
+	}
+	c := testConfig(t)
+	g := launch(t, c)
+	g.await(want{event: guard.EvTableAttached})
+	g.stop()
+	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	d, err := start(Options{Config: c, Version: "test", Stderr: null})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.stop()
+	d.openRegistry()
+	acts := slices.IndexFunc(d.seen, func(o guard.Observation) bool { a, ok := o.(guard.Acting); return ok && a.Acts })
+	resumed := slices.Index(d.seen, guard.Observation(guard.Resumed{}))
+	if acts < 0 || resumed < acts {
+		t.Errorf("the guard is told %+v", d.seen)
+	}
+	d.makeReady()
+	d.turn(process.Now(), nil)
+	d.wind()
 }

@@ -26,10 +26,6 @@ func (Resumed) apply(g *Guard) {
 			continue
 		}
 		if t.state == Ended {
-			if t.unclear { // in the next step it is known whether this guard acts
-				g.due[ix] = g.clock.attn
-				continue
-			}
 			// A record not cleared yet is cleared once it has stood still.
 			g.release(int32(ix))
 			continue

@@ -419,10 +419,7 @@ func (w *world) wake() {
 	w.sim.waking()
 	var obs []Observation
 	if w.fresh {
-		acting := Acting{Acts: w.acts, Reason: "told so"}
-		if !w.begun {
-			obs = append(obs, acting)
-		}
+		obs = append(obs, Acting{Acts: w.acts, Reason: "told so"})
 		known := w.g.TableIDs()
 		for _, tb := range w.tables {
 			obs = append(obs, TableAttached{Table: tb.id, Slots: len(tb.records)})
@@ -432,7 +429,7 @@ func (w *world) wake() {
 			obs = append(obs, TableLost{Table: id, Reason: "gone"})
 		}
 		if w.begun {
-			obs = append(obs, Resumed{}, acting) // a daemon sees what it knew before it looks whether it acts
+			obs = append(obs, Resumed{})
 		}
 		w.fresh, w.begun = false, true
 	}

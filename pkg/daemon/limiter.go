@@ -132,13 +132,24 @@ func underWay(s *systemd.UnitState) bool {
 }
 
 func (l *limiter) look(x guard.LookAtUnit) limitJob {
+	answer := func(problem string) guard.Observation { return guard.UnitSeen{Unit: x.Unit, Problem: problem} }
 	return limitJob{func(ctx context.Context) guard.Observation {
 		now, err := l.units.Limits(ctx, x.Unit)
-		if err != nil {
-			return guard.UnitSeen{Unit: x.Unit, Problem: err.Error()}
+		switch {
+		case l.gone(ctx, x.Unit):
+			return guard.UnitSeen{Unit: x.Unit, Gone: true}
+		case err != nil:
+			return answer(err.Error())
 		}
 		return guard.UnitSeen{Unit: x.Unit, Limits: guard.UnitLimits(now)}
-	}, func(problem string) guard.Observation { return guard.UnitSeen{Unit: x.Unit, Problem: problem} }}
+	}, answer}
+}
+
+// gone reports whether there is no such unit any more: one that is not there has no limits, and what is read of it says
+// nothing.
+func (l *limiter) gone(ctx context.Context, unit string) bool {
+	state, err := l.units.State(ctx, unit)
+	return err == nil && state.Load == "not-found"
 }
 
 func (l *limiter) set(x guard.SetUnitLimits) limitJob {
@@ -146,10 +157,22 @@ func (l *limiter) set(x guard.SetUnitLimits) limitJob {
 		return guard.UnitLimitsSet{Unit: x.Unit, Problem: problem}
 	}
 	return limitJob{func(ctx context.Context) guard.Observation {
-		if err := l.units.SetLimits(ctx, x.Unit, systemd.Limits(x.Limits)); err != nil {
+		now, err := l.units.Limits(ctx, x.Unit)
+		switch {
+		case l.gone(ctx, x.Unit):
+			return guard.UnitLimitsSet{Unit: x.Unit, Gone: true}
+		case err != nil:
 			return answer(err.Error())
 		}
-		return answer("")
+		to, theirs := x.Against(guard.UnitLimits(now))
+		switch err := l.units.SetLimits(ctx, x.Unit, systemd.Limits(to)); {
+		case err == nil:
+			return guard.UnitLimitsSet{Unit: x.Unit, Theirs: theirs}
+		case l.gone(ctx, x.Unit): // meanwhile
+			return guard.UnitLimitsSet{Unit: x.Unit, Gone: true}
+		default:
+			return guard.UnitLimitsSet{Unit: x.Unit, Problem: err.Error(), Unknown: systemd.Unanswered(err)}
+		}
 	}, answer}
 }
 

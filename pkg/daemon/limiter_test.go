@@ -50,6 +50,7 @@ func TestLimiter(t *testing.T) {
 	m.set("bare.service", "loaded", "active", 42)
 	m.set("stuck.service", "loaded", "active", 42)
 	m.set("held.service", "loaded", "active", 42)
+	m.set("gone.service", "not-found", "inactive", 0)
 	m.mu.Lock()
 	m.units["a.service"]["MemoryHigh"], m.units["a.service"]["CPUQuotaPerSecUSec"] = dbus.MakeVariant(uint64(guard.Unlimited)), dbus.MakeVariant(uint64(7))
 	m.result["stuck.service"] = "timeout"
@@ -84,9 +85,12 @@ func TestLimiter(t *testing.T) {
 		want guard.Observation
 	}{
 		{l.look(guard.LookAtUnit{Unit: "a.service"}), guard.UnitSeen{Unit: "a.service", Limits: guard.UnitLimits{MemoryHigh: guard.Unlimited, CPUQuota: 7}}},
-		{l.set(guard.SetUnitLimits{Unit: "a.service", Limits: guard.UnitLimits{MemoryHigh: 400 << 20}}), guard.UnitLimitsSet{Unit: "a.service"}},
+		{l.set(guard.SetUnitLimits{Unit: "a.service", Limits: guard.UnitLimits{MemoryHigh: 400 << 20}, Has: guard.UnitLimits{MemoryHigh: guard.Unlimited}}), guard.UnitLimitsSet{Unit: "a.service"}},
 		{l.look(guard.LookAtUnit{Unit: "a.service"}), guard.UnitSeen{Unit: "a.service", Limits: guard.UnitLimits{MemoryHigh: 400 << 20, CPUQuota: 7}}},
-		{l.set(guard.SetUnitLimits{Unit: "a.service", Limits: guard.UnitLimits{MemoryHigh: guard.Unlimited, CPUQuota: 500_000}}), guard.UnitLimitsSet{Unit: "a.service"}},
+		{l.set(guard.SetUnitLimits{Unit: "a.service", Limits: guard.UnitLimits{CPUQuota: 500_000}, Back: guard.UnitLimits{MemoryHigh: guard.Unlimited}, Has: guard.UnitLimits{MemoryHigh: 400 << 20, CPUQuota: 7}}), guard.UnitLimitsSet{Unit: "a.service"}},
+		{l.set(guard.SetUnitLimits{Unit: "a.service", Back: guard.UnitLimits{CPUQuota: 7}, Has: guard.UnitLimits{CPUQuota: 600_000}}), guard.UnitLimitsSet{Unit: "a.service", Theirs: guard.UnitLimits{CPUQuota: 500_000}}},
+		{l.look(guard.LookAtUnit{Unit: "gone.service"}), guard.UnitSeen{Unit: "gone.service", Gone: true}},
+		{l.set(guard.SetUnitLimits{Unit: "gone.service", Back: guard.UnitLimits{CPUQuota: 7}, Has: guard.UnitLimits{CPUQuota: 600_000}}), guard.UnitLimitsSet{Unit: "gone.service", Gone: true}},
 		{l.set(guard.SetUnitLimits{Unit: "a.service"}), guard.UnitLimitsSet{Unit: "a.service"}},
 		{l.restart(guard.RestartForLimit{Unit: "a.service", Target: 3, PID: 42}), guard.RestartedForLimit{Unit: "a.service", Target: 3, PID: 42}},
 		{l.restart(guard.RestartForLimit{Unit: "held.service", Target: 3, PID: 42}), guard.RestartedForLimit{Unit: "held.service", Target: 3, PID: 42, Problem: "somebody holds it"}},
@@ -99,7 +103,7 @@ func TestLimiter(t *testing.T) {
 	if got := ask(l.look(guard.LookAtUnit{Unit: "bare.service"})).(guard.UnitSeen); !strings.Contains(got.Problem, "MemoryHigh of bare.service") {
 		t.Errorf("%+v", got)
 	}
-	if got := ask(l.set(guard.SetUnitLimits{Unit: "none.service", Limits: guard.UnitLimits{CPUQuota: 1}})).(guard.UnitLimitsSet); !strings.Contains(got.Problem, "not loaded") {
+	if got := ask(l.set(guard.SetUnitLimits{Unit: "none.service", Limits: guard.UnitLimits{CPUQuota: 1}})).(guard.UnitLimitsSet); !strings.Contains(got.Problem, "none.service") {
 		t.Errorf("%+v", got)
 	}
 	want := []string{"set a.service MemoryHigh=419430400 runtime=true", "set a.service MemoryHigh=18446744073709551615 runtime=true",

@@ -155,10 +155,14 @@ type RestartForLimit struct {
 type LookAtUnit struct{ Unit string }
 
 // SetUnitLimits asks to set run-time properties of a unit, those that are not 0
-// ([UnitLimitsSet], later). The state has to be saved before: what they were is in it.
+// ([UnitLimitsSet], later), but none that has another value by now than it Has by what the
+// guard knows: see [SetUnitLimits.Against]. The state has to be saved before: what they
+// were is in it.
 type SetUnitLimits struct {
 	Unit   string
 	Limits UnitLimits
+	Back   UnitLimits // set back: what it had before
+	Has    UnitLimits
 }
 
 // RepairSemaphore asks to set a never-initialised semaphore to 1.

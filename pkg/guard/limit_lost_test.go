@@ -67,6 +67,25 @@ func TestLimitRestartLost(t *testing.T) {
 			t.Errorf("alive %v, %+v\n%s", p.alive, w.g.budgets, w)
 		}
 	})
+	t.Run("a guard that only observes", func(t *testing.T) {
+		w, p, threads := limited(t, threadsAbove(100, config.LimitRestart))
+		*threads = 150
+		for w.g.restarting.unit == "" {
+			w.run(50 * ms)
+		}
+		w.acts = false
+		n := len(w.asked)
+		w.restart()
+		w.run(time.Minute)
+		if len(w.asked) > n {
+			t.Errorf("it asks\n%s", w)
+		}
+		w.post(0, Acting{Acts: true})
+		w.run(time.Minute)
+		if p.alive || len(w.find(EvLimitRestarted, 0)) != 1 {
+			t.Error(w)
+		}
+	})
 	t.Run("nobody answered", func(t *testing.T) {
 		w, p, threads := limited(t, threadsAbove(100, config.LimitRestart))
 		*threads = 150

@@ -94,14 +94,14 @@ func TestThrottleAskedTwice(t *testing.T) {
 	var got throttle
 	r := reader{b: w.b}
 	got.restore(&r, 7)
-	if want := (throttle{unit: "a.service", known: true, was: x.was, set: UnitLimits{MemoryHigh: 400}, redo: true, at: 7}); r.bad || got != want {
+	if want := (throttle{unit: "a.service", known: true, was: x.was, next: x.next, redo: true, at: 7}); r.bad || got != want {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
 	x.set, x.next = x.next, UnitLimits{} // it was being taken back
 	w = writer{}
 	x.save(&w)
 	r = reader{b: w.b}
-	if got.restore(&r, 7); got.set != x.set || got.under || got.at != 7 {
+	if got.restore(&r, 7); got.set != x.set || got.under || !got.redo || got.at != 7 {
 		t.Errorf("%+v", got)
 	}
 }

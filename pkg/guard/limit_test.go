@@ -41,7 +41,7 @@ func (w *world) unitDoes(d Decision) {
 			w.post(100*ms, o)
 		})
 	case LookAtUnit:
-		o := UnitSeen{Unit: d.Unit, Limits: UnitLimits{Unlimited, Unlimited}, Problem: w.unitFault}
+		o := UnitSeen{Unit: d.Unit, Limits: UnitLimits{Unlimited, Unlimited}, Problem: w.unitFault, Gone: w.unitGone}
 		if l, ok := w.units[d.Unit]; ok {
 			o.Limits = l
 		}
@@ -54,16 +54,18 @@ func (w *world) unitDoes(d Decision) {
 		if !ok {
 			l = UnitLimits{Unlimited, Unlimited}
 		}
-		if w.unitFault == "" {
-			if d.Limits.MemoryHigh > 0 {
-				l.MemoryHigh = d.Limits.MemoryHigh
+		o := UnitLimitsSet{Unit: d.Unit, Problem: w.unitFault, Gone: w.unitGone}
+		if w.unitFault == "" && !w.unitGone {
+			var to UnitLimits
+			if to, o.Theirs = d.Against(l); to.MemoryHigh > 0 {
+				l.MemoryHigh = to.MemoryHigh
 			}
-			if d.Limits.CPUQuota > 0 {
-				l.CPUQuota = d.Limits.CPUQuota
+			if to.CPUQuota > 0 {
+				l.CPUQuota = to.CPUQuota
 			}
 			w.units[d.Unit] = l
 		}
-		w.post(100*ms, UnitLimitsSet{Unit: d.Unit, Problem: w.unitFault})
+		w.post(100*ms, o)
 	}
 }
 
@@ -442,7 +444,11 @@ func TestLimitRestarts(t *testing.T) {
 		w.restartAt = func(wake int) bool { return wake%often == 0 }
 		for range rapid.IntRange(1, 12).Draw(r, "changes") {
 			*threads = rapid.SampledFrom([]float64{10, 95, 150, missing}).Draw(r, "threads")
-			switch rapid.IntRange(0, 6).Draw(r, "also") {
+			switch rapid.IntRange(0, 7).Draw(r, "also") {
+			case 7:
+				w.unitFault = "no bus"
+				w.run(time.Duration(rapid.Int64Range(0, int64(20*time.Minute)).Draw(r, "without a bus")))
+				w.unitFault = ""
 			case 0:
 				w.stall(time.Duration(rapid.Int64Range(0, int64(10*sec)).Draw(r, "stall")))
 			case 1:
@@ -456,7 +462,7 @@ func TestLimitRestarts(t *testing.T) {
 		if over {
 			*threads = 150
 		}
-		w.run(5 * time.Minute)
+		w.run(throttleMost + 5*time.Minute)
 		want := UnitLimits{800 << 20, 900_000}
 		if over && action == config.LimitThrottle {
 			want = UnitLimits{400 << 20, 500_000}

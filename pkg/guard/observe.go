@@ -258,6 +258,7 @@ type RestartedForLimit struct {
 type UnitSeen struct {
 	Unit    string
 	Limits  UnitLimits
+	Gone    bool // there is no such unit
 	Problem string
 }
 
@@ -265,7 +266,10 @@ type UnitSeen struct {
 // were.
 type UnitLimitsSet struct {
 	Unit    string
+	Theirs  UnitLimits // what was left alone: somebody else has set it
+	Gone    bool       // there is no such unit
 	Problem string
+	Unknown bool // they may have been set all the same
 }
 
 // Semaphore is a look at the clients' semaphore.

@@ -773,10 +773,6 @@ func (s *sim) said(e *Event) {
 		if p := s.procOf(e.Target); p != nil {
 			s.ends(p, e.Name)
 		}
-	case EvLimitFailed:
-		if u := s.unit(e.Unit); u != nil && strings.HasSuffix(e.Message, "giving up") {
-			u.dropped = true
-		}
 	}
 	p := s.held[e.Target]
 	if p == nil {

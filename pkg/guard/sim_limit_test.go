@@ -1,6 +1,7 @@
 package guard
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 	"time"
@@ -281,20 +282,22 @@ func (s *sim) setsLimits(d SetUnitLimits) {
 		return
 	}
 	s.figures.limitActs++
-	u.dropped = false
-	back := true
-	for _, x := range [][2]uint64{{d.Limits.MemoryHigh, u.had.MemoryHigh}, {d.Limits.CPUQuota, u.had.CPUQuota}} {
-		if x[0] > x[1] {
-			s.failf("throttle", "%s gets %s, and had %s", d.Unit, d.Limits, u.had)
+	after := u.has
+	if to, _ := d.Against(u.has); to != (UnitLimits{}) {
+		after = UnitLimits{cmp.Or(to.MemoryHigh, after.MemoryHigh), cmp.Or(to.CPUQuota, after.CPUQuota)}
+	}
+	back := after == u.had
+	for _, x := range [][3]uint64{{d.Limits.MemoryHigh, d.Back.MemoryHigh, u.had.MemoryHigh}, {d.Limits.CPUQuota, d.Back.CPUQuota, u.had.CPUQuota}} {
+		if x[0] >= x[2] || x[1] > 0 && x[1] != x[2] {
+			s.failf("throttle", "%s gets %s, or %s back, and had %s", d.Unit, d.Limits, d.Back, u.had)
 		}
-		back = back && (x[0] == 0 || x[0] == x[1])
 	}
 	u.asksBack = back
 	if back && u.tookBack {
 		s.failf("throttle", "%s gets back what it has", d.Unit)
 	}
 	u.tookBack = false
-	if back || u.had != (UnitLimits{Unlimited, Unlimited}) { // of the others it cannot be told
+	if d.Limits == (UnitLimits{}) {
 		return
 	}
 	wanted, sure := false, s.restarts == 0 || s.now-s.restartedAt > 2*sec // who is still there is not known at once
@@ -344,7 +347,7 @@ func (s *sim) evened() {
 		}
 	}
 	for _, u := range s.fakeUnits {
-		if u.has != u.had && !u.dropped {
+		if u.has != u.had {
 			s.failf("throttle", "%s has %s, and had %s", u.name, u.has, u.had)
 		}
 	}

@@ -37,7 +37,6 @@ type fakeUnit struct {
 	refused            int           // of its next starts, as many fail at once
 	asksBack, tookBack bool          // what was set is to be, or was taken back
 	has, had           UnitLimits    // its properties, and what they are without us
-	dropped            bool          // it was given up to take back what was set
 }
 
 const (
@@ -286,15 +285,17 @@ func (s *sim) systemd(d Decision) {
 	case SetUnitLimits:
 		problem := s.unitFault
 		later(func() {
+			o := UnitLimitsSet{Unit: d.Unit, Problem: problem}
 			if u := s.unit(d.Unit); u != nil && problem == "" {
-				if d.Limits.MemoryHigh > 0 {
-					u.has.MemoryHigh = d.Limits.MemoryHigh
+				var to UnitLimits
+				if to, o.Theirs = d.Against(u.has); to.MemoryHigh > 0 {
+					u.has.MemoryHigh = to.MemoryHigh
 				}
-				if d.Limits.CPUQuota > 0 {
-					u.has.CPUQuota = d.Limits.CPUQuota
+				if to.CPUQuota > 0 {
+					u.has.CPUQuota = to.CPUQuota
 				}
 			}
-			answer(50*ms, func() Observation { return UnitLimitsSet{Unit: d.Unit, Problem: problem} })
+			answer(50*ms, func() Observation { return o })
 		})
 	}
 }

@@ -221,7 +221,7 @@ func (s *sim) quiet() bool {
 		return false
 	}
 	for _, u := range s.fakeUnits {
-		if u.has != u.had && !u.dropped || u.state == unitStopping {
+		if u.has != u.had || u.state == unitStopping {
 			return false
 		}
 	}

@@ -378,6 +378,7 @@ func (g *Guard) applyPolicy(ix int32) {
 	t.policy = g.cfg.Policy(t.displayName(), t.facts.User, t.facts.Unit)
 	g.applyAccess(ix)
 	g.applyLimits(ix)
+	g.throttled = g.throttled || len(g.throttles) > 0 // some of them may be shielded by now
 }
 
 // setPatience works out how long a target may be silent.
@@ -646,6 +647,7 @@ func (o Consented) apply(g *Guard) {
 	}
 	if t.consent == ConsentProven && before != ConsentProven {
 		t.proven = g.scans
+		g.throttled = g.throttled || len(g.throttles) > 0
 		if t.state == Late && !t.let { // that one was condemned with consent, before a restart
 			// It joined just now, so the record that it is late by may be a
 			// forged one, and its own has not been seen yet.

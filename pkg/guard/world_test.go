@@ -72,6 +72,7 @@ type world struct {
 	// What programs use, see limit_test.go.
 	units     map[string]UnitLimits    // what units have
 	restarted map[string]time.Duration // for limits
+	unitGone  bool                     // there is none
 	unitFault string                   // why nothing can be done to a unit
 	limitsToo bool                     // who exceeds a limit may be signalled while it beats
 

@@ -61,7 +61,7 @@ func isStopped(s systemd.UnitState) bool {
 // apply has a unit take its new configuration. An error says that systemd could not be
 // asked, or refuses; wait that it is too early. What it has begun it sees to the end, also
 // when the rule says something else by then.
-func (k *carrying) apply(ctx context.Context, unit, name string, a *attempt) (wait time.Duration, err error) {
+func (k *carrying) apply(ctx context.Context, unit string, of lived, a *attempt) (wait time.Duration, err error) {
 	limited, cancel := context.WithTimeout(context.Background(), applyTimeout)
 	defer cancel()
 	manager := &k.w.d.restorer.units
@@ -100,7 +100,7 @@ func (k *carrying) apply(ctx context.Context, unit, name string, a *attempt) (wa
 	result := "done"
 	if !restarted {
 		start := action == config.WatchRestart && a.asked == 0
-		if wait, err := k.leave(ctx, limited, unit, name, start, down, a); err != nil || wait > 0 {
+		if wait, err := k.leave(ctx, limited, unit, of, start, down, a); err != nil || wait > 0 {
 			return wait, err
 		}
 	}
@@ -130,7 +130,7 @@ func (k *carrying) apply(ctx context.Context, unit, name string, a *attempt) (wa
 		problem = "its job ended as " + result
 	}
 	if a.asked > 0 {
-		k.w.d.post(guard.UnitStarted{Unit: unit, Name: name, Problem: problem})
+		k.w.d.post(guard.UnitStarted{Unit: unit, Name: of.name, User: of.user, Problem: problem})
 	}
 	if !down { // else its state says nothing about what the files hold now
 		k.rolled = append(k.rolled, unit)
@@ -168,7 +168,7 @@ func (k *carrying) took(unit string, a *attempt, name guard.EventName, level gua
 // forbidden by now: the answers of systemd may have taken long. For a start that was not
 // asked for before one is taken from the budget that all causes share. It says how long to
 // wait where the unit is to be left alone; ctx is of the rule.
-func (k *carrying) leave(ctx, limited context.Context, unit, name string, start, down bool, a *attempt) (wait time.Duration, err error) {
+func (k *carrying) leave(ctx, limited context.Context, unit string, of lived, start, down bool, a *attempt) (wait time.Duration, err error) {
 	d := k.w.d
 	err = d.inLoop(limited, func() {
 		if p := k.plan(); ctx.Err() != nil || !slices.Contains(p.todo, unit) {
@@ -178,7 +178,7 @@ func (k *carrying) leave(ctx, limited context.Context, unit, name string, start,
 		if !start {
 			return
 		}
-		wait = d.guard.TakeStart(name, unit, down)
+		wait = d.guard.TakeStart(of.name, of.user, unit, down)
 		d.saved.behind = true
 		const text = "too many starts"
 		if wait > 0 && a.trouble != text {

@@ -127,7 +127,7 @@ func (k *carrying) put(ctx context.Context, p *plan) watch.Answer {
 				soonest = min(soonest, lookNow)
 				continue
 			}
-			wait, err := k.apply(ctx, unit, p.names[unit], a)
+			wait, err := k.apply(ctx, unit, p.of[unit], a)
 			if ctx.Err() != nil {
 				return watch.Answer{}
 			}
@@ -226,13 +226,17 @@ func (k *carrying) attempt(unit string) *attempt {
 
 // plan is what can be done about a change now.
 type plan struct {
-	todo  []string          // units that can take it
-	names map[string]string // of a process of each
-	waits []string          // why others cannot
-	over  int               // units that do not take it
-	done  int               // units that have it
-	back  bool              // it was in force before
+	todo  []string         // units that can take it
+	of    map[string]lived // a process of each
+	waits []string         // why others cannot
+	over  int              // units that do not take it
+	done  int              // units that have it
+	back  bool             // it was in force before
 }
+
+// lived is the name and the user of a process that a unit had: what rule the unit has
+// depends on them.
+type lived struct{ name, user string }
 
 // plan is made on the loop.
 func (k *carrying) plan() plan {
@@ -243,7 +247,7 @@ func (k *carrying) plan() plan {
 		return plan{waits: []string{"not acting: " + why}}
 	}
 	inForce := watch.SumOf(w.watched.known(k.key))
-	p := plan{names: map[string]string{}, back: k.change.Content == inForce}
+	p := plan{of: map[string]lived{}, back: k.change.Content == inForce}
 	shielded, held := map[string]bool{}, map[string]string{}
 	for _, v := range views {
 		if v.Unit != "" && v.Shield != "" {
@@ -276,7 +280,7 @@ func (k *carrying) plan() plan {
 			p.waits = append(p.waits, why)
 		default:
 			p.todo = append(p.todo, unit)
-			p.names[unit] = u.Names[len(u.Names)-1]
+			p.of[unit] = lived{u.Names[len(u.Names)-1], u.User}
 		}
 	}
 	slices.Sort(p.todo)

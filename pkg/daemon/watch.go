@@ -166,7 +166,7 @@ func (w *watches) learnFrom(views []guard.View) {
 		if !ok || !v.Target || v.Shield != "" || v.State == "refused" || !strings.HasSuffix(v.Unit, ".service") || strings.HasPrefix(v.Unit, "user@") {
 			continue
 		}
-		news = w.watched.learn(key, v.Unit, v.Name) || news
+		news = w.watched.learn(key, v.Unit, v.Name, v.User) || news
 	}
 	if news {
 		w.save()

@@ -70,7 +70,15 @@ func TestStand(t *testing.T) {
 	a, b := []string{"/a", "/b"}, []string{"/b"}
 	sums := map[string]watch.Sum{"/a": {1}}
 	w.stand(map[string][]string{"x a": a})
-	w.learn("x a", "x.service", "x")
+	w.learn("x a", "x.service", "x", "u")
+	if u := w.units("x a")["x.service"]; u.User != "u" || w.learn("x a", "x.service", "x", "u") {
+		t.Errorf("%+v", u)
+	}
+	// One that an earlier version has written is without a user until its process is seen again.
+	w.all["x a"].Units["x.service"].User = ""
+	if news := w.learn("x a", "x.service", "x", "v"); !news || w.units("x a")["x.service"].User != "v" || len(w.units("x a")["x.service"].Names) != 1 {
+		t.Errorf("%+v", w.units("x a"))
+	}
 	w.keep("x a", sums)
 	for key, named := range map[string][]string{"z a": a, "x b": b} {
 		w.stand(map[string][]string{"x a": a, key: named})
@@ -95,13 +103,13 @@ func TestStand(t *testing.T) {
 func TestWatchedCopy(t *testing.T) {
 	w := &watched{path: filepath.Join(t.TempDir(), "watched"), all: map[string]*watchedRule{}}
 	w.stand(map[string][]string{"x a": {"/a"}})
-	w.learn("x a", "x.service", "x")
+	w.learn("x a", "x.service", "x", "u")
 	w.keep("x a", map[string]watch.Sum{"/a": {1}})
 	copied := w.copy()
 	var wait sync.WaitGroup
 	wait.Go(func() {
 		for i := range 1000 {
-			w.learn("x a", fmt.Sprintf("x%d.service", i%20), fmt.Sprint(i))
+			w.learn("x a", fmt.Sprintf("x%d.service", i%20), fmt.Sprint(i), "u")
 			w.took("x a", "x.service", unsure)
 			w.keep("x a", map[string]watch.Sum{"/a": {2}, "/b": {3}})
 			w.forget("x a", "x.service")

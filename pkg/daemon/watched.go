@@ -48,6 +48,7 @@ const unsure = "unsure"
 // watchedUnit is a service of which a process has or had the rule.
 type watchedUnit struct {
 	Names []string `json:"names"`          // of the processes
+	User  string   `json:"user,omitempty"` // of the last of them
 	Took  string   `json:"took,omitempty"` // the content that it took, where that is not in force for all; unsure: not known
 }
 
@@ -105,7 +106,7 @@ func (w *watched) copy() map[string]*watchedRule {
 	for key, rule := range w.all {
 		units := make(map[string]*watchedUnit, len(rule.Units))
 		for unit, u := range rule.Units {
-			units[unit] = &watchedUnit{slices.Clone(u.Names), u.Took}
+			units[unit] = &watchedUnit{slices.Clone(u.Names), u.User, u.Took}
 		}
 		out[key] = &watchedRule{rule.Named, maps.Clone(rule.Files), units} // Named is replaced, never changed
 	}
@@ -172,7 +173,7 @@ func (w *watched) keep(key string, sums map[string]watch.Sum) {
 }
 
 // learn takes a process that has a rule, and says whether that is news.
-func (w *watched) learn(key, unit, name string) bool {
+func (w *watched) learn(key, unit, name, user string) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	rule := w.all[key]
@@ -187,8 +188,11 @@ func (w *watched) learn(key, unit, name string) bool {
 		u = &watchedUnit{}
 		rule.Units[unit] = u
 	}
-	if slices.Contains(u.Names, name) {
+	if slices.Contains(u.Names, name) && (u.User != "" || user == "") {
 		return false
+	}
+	if u.User = user; slices.Contains(u.Names, name) {
+		return true
 	}
 	u.Names = append(u.Names[max(0, len(u.Names)-maxNames+1):], name)
 	return true
@@ -202,7 +206,7 @@ func (w *watched) units(key string) map[string]watchedUnit {
 	out := map[string]watchedUnit{}
 	if rule := w.all[key]; rule != nil {
 		for unit, u := range rule.Units {
-			out[unit] = watchedUnit{slices.Clone(u.Names), u.Took}
+			out[unit] = watchedUnit{slices.Clone(u.Names), u.User, u.Took}
 		}
 	}
 	return out

@@ -23,7 +23,8 @@ const (
 // with one name in several units have one for each: they fall together, and come back
 // together.
 type budget struct {
-	name, unit string          // the name is the one that was started last
+	name, unit string          // the name is the one that was started last, as
+	user       string          // this one: a rule may be for some users only
 	starts     []time.Duration // the latest last
 	streak     int             // starts since all was well
 	last       time.Duration   // the latest end or start
@@ -70,7 +71,7 @@ func (g *Guard) budgetOf(r *recovery, p *config.Policy) *budget {
 	i, ok := g.budgetAt[key]
 	if !ok {
 		i = int32(len(g.budgets))
-		g.budgets = append(g.budgets, budget{name: r.name, unit: key.unit, last: g.clock.attn})
+		g.budgets = append(g.budgets, budget{name: r.name, unit: key.unit, user: r.user, last: g.clock.attn})
 		g.budgetAt[key] = i
 	}
 	return &g.budgets[i]
@@ -153,7 +154,7 @@ func (b *budget) take(r *recovery, window time.Duration, attempts int, now time.
 func (b *budget) add(r *recovery, now time.Duration) {
 	b.starts = append(b.starts[max(0, len(b.starts)-maxStarts+1):], now)
 	b.streak++
-	b.name, b.last, r.start, r.taken = r.name, now, now, true
+	b.name, b.user, b.last, r.start, r.taken = r.name, r.user, now, now, true
 }
 
 // refund gives a start back that was none. Where the first answer was lost, and it runs
@@ -179,7 +180,7 @@ func (g *Guard) giveUp(r *recovery, b *budget, p *config.Policy) {
 		g.leftDown(r, fmt.Sprintf("it is given up for %s more", seconds(b.until-g.clock.attn)))
 		return
 	}
-	b.name, b.given, b.until = r.name, true, g.clock.attn+g.cfg.Recovery.GiveUp
+	b.name, b.user, b.given, b.until = r.name, r.user, true, g.clock.attn+g.cfg.Recovery.GiveUp
 	e := r.event(EvGaveUp, LevelError, "too many starts")
 	e.Message = fmt.Sprintf("%s was started %d times within %s and does not stay up: giving up for %s; `checkprocctl recover` begins anew",
 		r.what(), p.Attempts, seconds(p.Window), seconds(g.cfg.Recovery.GiveUp))
@@ -189,14 +190,15 @@ func (g *Guard) giveUp(r *recovery, b *budget, p *config.Policy) {
 // TakeStart takes a start from the budget of a unit that is to be started anew because
 // of its configuration, and says how long to wait where there is none left. One that is
 // down is started whatever its budget says: it has failed with the former one, perhaps,
-// and has nothing to lose. That it is given up is over then.
-func (g *Guard) TakeStart(name, unit string, down bool) (wait time.Duration) {
-	p := g.cfg.Policy(name, "", unit)
+// and has nothing to lose. That it is given up is over then. Name and user are those of a
+// process that it had: what rule it has depends on them.
+func (g *Guard) TakeStart(name, user, unit string, down bool) (wait time.Duration) {
+	p := g.cfg.Policy(name, user, unit)
 	g.pruneBudgets()
 	if len(g.budgets) >= maxBudgets {
 		return p.Window
 	}
-	r := recovery{name: name, unit: unit}
+	r := recovery{name: name, user: user, unit: unit}
 	b := g.budgetOf(&r, &p)
 	if !down && b.within(p.Window, g.clock.attn) >= p.Attempts {
 		return max(b.starts[max(0, len(b.starts)-p.Attempts)]+p.Window-g.clock.attn, time.Second)
@@ -303,7 +305,7 @@ func (g *Guard) Recoveries() []RecoveryView {
 		x, ok := pending[b.key()]
 		p := x.policy
 		if v.Next = x.next; !ok {
-			p = g.cfg.Policy(b.name, "", b.unit)
+			p = g.cfg.Policy(b.name, b.user, b.unit)
 		}
 		v.Starts, v.Attempts = b.within(p.Window, g.clock.attn), p.Attempts
 		if b.given {
@@ -347,6 +349,7 @@ func (g *Guard) recoveryOf(t *target) string {
 func (b *budget) save(w *writer) {
 	w.str(b.name)
 	w.str(b.unit)
+	w.str(b.user)
 	w.u32(uint32(len(b.starts)))
 	for _, at := range b.starts {
 		w.dur(at)

@@ -245,7 +245,7 @@ func (g *Guard) limitRefusal(ix int32, m *gauge) string {
 	if len(g.budgets) >= maxBudgets {
 		return "too many wait to be started again"
 	}
-	if b := g.budgetOf(&recovery{name: t.displayName(), unit: unit}, &t.policy); b.given || b.within(t.policy.Window, g.clock.attn) >= t.policy.Attempts {
+	if b := g.budgetOf(&recovery{name: t.displayName(), user: t.facts.User, unit: unit}, &t.policy); b.given || b.within(t.policy.Window, g.clock.attn) >= t.policy.Attempts {
 		return fmt.Sprintf("%s was started %d times within %s", unit, t.policy.Attempts, seconds(t.policy.Window))
 	}
 	return ""
@@ -379,7 +379,7 @@ func (o RestartedForLimit) apply(g *Guard) {
 			return
 		}
 		if o.Begun || o.Problem == "" {
-			g.unitStarted(r.name, r.unit, o.Problem)
+			g.unitStarted(r.name, r.user, r.unit, o.Problem)
 		} else {
 			p := g.policyOf(r)
 			g.refund(r, &p, false)

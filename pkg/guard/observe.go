@@ -222,11 +222,11 @@ type Reaped struct {
 type MainProcess struct{ Target TargetID }
 
 // UnitStarted says that a unit was started anew because its configuration has changed,
-// after [Guard.TakeStart]. Problem is why it did not come up, "" if it did. Name is of a
-// process that it had.
+// after [Guard.TakeStart]. Problem is why it did not come up, "" if it did. Name and User are
+// of a process that it had.
 type UnitStarted struct {
-	Unit, Name string
-	Problem    string
+	Unit, Name, User string
+	Problem          string
 }
 
 // RestoreDone answers [RestoreUnit], [RestartUnit] and [LookAtStarted]. At most one of Forbidden,

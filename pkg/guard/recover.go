@@ -359,7 +359,7 @@ func (g *Guard) restoreRecoveries(r *reader) {
 		}
 	}
 	for n := r.count(maxBudgets); n > 0 && !r.bad; n-- {
-		b := budget{name: r.str(), unit: r.str()}
+		b := budget{name: r.str(), unit: r.str(), user: r.str()}
 		for k := r.count(maxStarts); k > 0 && !r.bad; k-- {
 			b.starts = append(b.starts, r.upTo(attn))
 		}

@@ -750,7 +750,7 @@ func TestConfigurationsShare(t *testing.T) {
 	}
 	w.run(sec)
 	for i := range 2 {
-		if wait := w.g.TakeStart("c", "c.service", false); wait != 0 {
+		if wait := w.g.TakeStart("c", "idc", "c.service", false); wait != 0 {
 			t.Fatalf("start %d waits %v", i, wait)
 		}
 	}
@@ -759,10 +759,10 @@ func TestConfigurationsShare(t *testing.T) {
 	if starts != 3 || len(w.find(EvGaveUp, 0)) != 1 {
 		t.Fatalf("%d starts\n%s", starts, w)
 	}
-	if wait := w.g.TakeStart("c", "c.service", false); wait <= 0 || wait > 10*time.Minute {
+	if wait := w.g.TakeStart("c", "idc", "c.service", false); wait <= 0 || wait > 10*time.Minute {
 		t.Errorf("one start more than there are: wait %v", wait)
 	}
-	if wait := w.g.TakeStart("c", "c.service", true); wait != 0 || w.g.Tally().GivenUp != 0 {
+	if wait := w.g.TakeStart("c", "idc", "c.service", true); wait != 0 || w.g.Tally().GivenUp != 0 {
 		t.Errorf("it is down, and has another configuration: wait %v, %d given up", wait, w.g.Tally().GivenUp)
 	}
 	// What was taken stays taken: it fails once more, and is given up.
@@ -772,7 +772,7 @@ func TestConfigurationsShare(t *testing.T) {
 		t.Fatalf("%d starts\n%s", starts, w)
 	}
 	w.run(11 * time.Minute)
-	if wait := w.g.TakeStart("c", "c.service", false); wait != 0 {
+	if wait := w.g.TakeStart("c", "idc", "c.service", false); wait != 0 {
 		t.Errorf("the window has room: wait %v", wait)
 	}
 }
@@ -796,7 +796,7 @@ func TestConfigurationThatFailsLater(t *testing.T) {
 			return RestoreDone{Up: true}
 		}
 		w.run(sec)
-		w.g.TakeStart("c", "c.service", false)
+		w.g.TakeStart("c", "idc", "c.service", false)
 		w.post(0, UnitStarted{Unit: "c.service", Name: "c"})
 		w.run(time.Minute)
 		if n := len(w.asked); n != map[string]int{"comes back": 1}[name] {

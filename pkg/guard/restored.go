@@ -194,12 +194,12 @@ func (g *Guard) startFailed(r *recovery, p *config.Policy, e *Event) {
 	}
 }
 
-func (o UnitStarted) apply(g *Guard) { g.unitStarted(o.Name, o.Unit, o.Problem) }
+func (o UnitStarted) apply(g *Guard) { g.unitStarted(o.Name, o.User, o.Unit, o.Problem) }
 
 // unitStarted has a unit looked at that was started anew, or brought back where that
 // failed. Its start has been taken.
-func (g *Guard) unitStarted(name, unit, problem string) {
-	r := recovery{newest: g.nextID, name: name, unit: unit, crashed: true, sure: true, ended: g.clock.last, start: g.clock.attn, started: true, next: maxThen}
+func (g *Guard) unitStarted(name, user, unit, problem string) {
+	r := recovery{newest: g.nextID, name: name, user: user, unit: unit, crashed: true, sure: true, ended: g.clock.last, start: g.clock.attn, started: true, next: maxThen}
 	p := g.policyOf(&r)
 	switch {
 	case !g.acting, p.Restart != config.RestartUnit, p.Action == config.ActionReport, !isService(unit), g.cfg.Protected(name, unit) != "", len(g.pending) >= maxRecoveries:

@@ -300,3 +300,21 @@ func TestThrottleSaysWhatIsSet(t *testing.T) {
 		t.Error(w)
 	}
 }
+
+// TestFound: what a property is after a lost answer.
+func TestFound(t *testing.T) {
+	const was, set, next, other = 800, 400, 200, 600
+	for _, tt := range []struct{ now, set, next, theirs, ours, others uint64 }{
+		{next, set, next, 0, next, 0},
+		{set, set, next, 0, set, 0},
+		{was, set, next, 0, 0, 0},
+		{other, set, next, 0, 0, other},
+		{set, set, 0, 0, set, 0},
+		{other, 0, 0, other, 0, other}, // it was not to be set
+		{was, 0, 0, 0, 0, 0},
+	} {
+		if ours, others := found(tt.now, was, tt.set, tt.next, tt.theirs, same); ours != tt.ours || others != tt.others {
+			t.Errorf("%+v: ours %d, others' %d", tt, ours, others)
+		}
+	}
+}

@@ -16,6 +16,7 @@ type View struct {
 	PID      int32
 	Name     string
 	Unit     string
+	User     string
 	UID      uint32
 	Target   bool // a verified process is behind it
 	State    string
@@ -70,7 +71,7 @@ func (g *Guard) Views() []View {
 
 func (g *Guard) view(ix int32, slots []int32) View {
 	t := &g.targets[ix]
-	v := View{ID: t.id, Table: t.table, Slot: t.slot, Slots: slots, PID: t.pid, Name: t.displayName(), Unit: t.facts.Unit,
+	v := View{ID: t.id, Table: t.table, Slot: t.slot, Slots: slots, PID: t.pid, Name: t.displayName(), Unit: t.facts.Unit, User: t.facts.User,
 		UID: t.facts.UID, Target: true, State: t.state.String(), Verdict: t.verdict, Reason: t.complaint,
 		Timeout: t.limit, Silence: t.silence(g.clock.attn), Rule: t.policy.Rule, Episode: t.episode(), Shield: t.shield, Recovery: g.recoveryOf(t),
 		Limits: t.exceeds()}

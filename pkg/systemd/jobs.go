@@ -80,6 +80,9 @@ func (p *pins) hear(ctx context.Context, unit string) error {
 	checked, err := p.subscribe(ctx, j, unit)
 	if err != nil {
 		p.ignore(ctx, unit)
+		if !j.has() {
+			p.unmatch(ctx, "")
+		}
 		return fmt.Errorf("hear of the jobs of %s: %w", unit, err)
 	}
 	j.mu.Lock()
@@ -119,9 +122,17 @@ func (p *pins) subscribe(ctx context.Context, j *jobs, unit string) (checked uin
 // ignore hears no more of the jobs of a unit.
 func (p *pins) ignore(ctx context.Context, unit string) {
 	if j := p.jobs.Load(); j != nil && j.end(unit) {
-		for _, m := range matches(unit) {
-			_ = p.conn.RemoveMatchSignalContext(ctx, m...)
-		}
+		p.unmatch(ctx, unit)
+	}
+}
+
+// unmatch has no more signals about a unit sent to us. It is also for what ctx has ended in the middle: a rule that stays
+// is one for good, and of an ended context nothing is sent.
+func (p *pins) unmatch(ctx context.Context, unit string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), dialWait)
+	defer cancel()
+	for _, m := range matches(unit) {
+		_ = p.conn.RemoveMatchSignalContext(ctx, m...) // that it was not there yet is no fault
 	}
 }
 

@@ -1,6 +1,8 @@
 package systemd
 
 import (
+	"context"
+	"errors"
 	"testing"
 	"time"
 
@@ -139,6 +141,66 @@ func TestStoppedDown(t *testing.T) {
 		if u.StoppedDown(unit, down) {
 			t.Errorf("%s: known of a unit that is not pinned", tt.name)
 		}
+	}
+}
+
+// silent has properties of which nothing is said before asked returns.
+type silent struct {
+	unitProperties
+	asked func()
+}
+
+func (s silent) Get(iface, name string) (dbus.Variant, *dbus.Error) {
+	s.asked()
+	return s.unitProperties.Get(iface, name)
+}
+
+// TestHearUndone: where systemd does not answer in time, no match rules are left behind. The bus of the test allows 16.
+func TestHearUndone(t *testing.T) {
+	newBus(t)
+	m := newManager(t)
+	u := newUnits(t)
+	const unit = "a.service"
+	answer, asked := make(chan struct{}), make(chan struct{})
+	say := func() {
+		select {
+		case asked <- struct{}{}:
+			<-answer
+		case <-answer:
+		}
+	}
+	hang := func() {
+		t.Helper()
+		for range 20 {
+			ctx, cancel := context.WithCancel(ctxFor(t))
+			go func() {
+				select {
+				case <-asked:
+				case <-ctx.Done():
+				}
+				cancel()
+			}()
+			if err := u.Pin(ctx, unit); !errors.Is(err, context.Canceled) {
+				t.Errorf("pin: %v", err)
+			}
+			cancel()
+		}
+	}
+	m.mu.Lock()
+	m.asked = say
+	m.mu.Unlock()
+	hang()
+	m.mu.Lock()
+	m.asked = nil
+	m.mu.Unlock()
+	properties := unitProperties{map[string]dbus.Variant{"ConditionTimestampMonotonic": dbus.MakeVariant(uint64(1))}}
+	if err := m.conn.Export(silent{properties, say}, unitPath(unit), "org.freedesktop.DBus.Properties"); err != nil {
+		t.Fatal(err)
+	}
+	hang()
+	close(answer)
+	if err := u.Pin(ctxFor(t), unit); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -80,7 +80,7 @@ func newBus(t *testing.T) *bus {
 	config := fmt.Sprintf(`<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
  "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
 <busconfig><listen>%s</listen><auth>EXTERNAL</auth><policy context="default"><allow send_destination="*"/>
-<allow eavesdrop="true"/><allow own="*"/></policy></busconfig>`, "unix:path="+filepath.Join(dir, "bus"))
+<allow eavesdrop="true"/><allow own="*"/></policy><limit name="max_match_rules_per_connection">16</limit></busconfig>`, "unix:path="+filepath.Join(dir, "bus"))
 	if err := os.WriteFile(filepath.Join(dir, "conf"), []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -125,6 +125,7 @@ type manager struct {
 	started, pinned []string
 	jobs            uint32
 	checked         uint64 // ConditionTimestampMonotonic of units that are made
+	asked           func() // before Subscribe is answered
 }
 
 const managerInterface = "org.freedesktop.systemd1.Manager"
@@ -221,7 +222,15 @@ func (m *manager) ReloadUnit(name, mode string) (dbus.ObjectPath, *dbus.Error) {
 	return m.StartUnit(name, "reload "+mode)
 }
 
-func (m *manager) Subscribe() *dbus.Error { return nil }
+func (m *manager) Subscribe() *dbus.Error {
+	m.mu.Lock()
+	asked := m.asked
+	m.mu.Unlock()
+	if asked != nil {
+		asked()
+	}
+	return nil
+}
 
 func (m *manager) RefUnit(name string) *dbus.Error   { return m.pin("ref " + name) }
 func (m *manager) UnrefUnit(name string) *dbus.Error { return m.pin("unref " + name) }

@@ -122,10 +122,11 @@ func (t *groupTarget) signalMembers(sig unix.Signal) {
 
 func isBelow(path, group string) bool { return path == group || strings.HasPrefix(path, group+"/") }
 
-// close gives the members up, when the ladder is over.
+// close gives the members up, when the ladder is over. The pool may still ask for those that remain.
 func (t *groupTarget) close() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.earlier = guard.Group{}
 	for pid, m := range t.members {
 		_ = m.Close()
 		delete(t.members, pid)

@@ -188,6 +188,11 @@ func TestGroupTakeIn(t *testing.T) {
 			}
 		})
 	}
+	over := &groupTarget{path: earlier.Path, earlier: earlier, post: func(guard.Observation) {}, units: first.units}
+	over.close()
+	if over.Remains() || len(over.members) > 0 {
+		t.Errorf("taken in after the ladder was over, for good: %+v", over.members)
+	}
 	// Those, and nobody else.
 	next := &groupTarget{path: earlier.Path, earlier: earlier, post: func(guard.Observation) {}, units: first.units}
 	defer next.close()

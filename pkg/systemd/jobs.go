@@ -1,6 +1,7 @@
 package systemd
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"sync"
@@ -33,6 +34,8 @@ type jobs struct {
 	owner string // of systemd's name on the bus: anybody can send us signals
 	units map[string]*heard
 	paths map[dbus.ObjectPath]*heard // the same
+
+	before map[string]*heard // what was heard on earlier connections, of units that were not pinned again yet
 }
 
 type heard struct {
@@ -50,7 +53,7 @@ func (u *Units) StoppedDown(unit string, s UnitState) bool {
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	h := j.units[unit]
+	h := cmp.Or(j.units[unit], j.before[unit])
 	return h != nil && h.stopped && s.Down() && s.Checked == h.checked
 }
 
@@ -87,7 +90,10 @@ func (p *pins) hear(ctx context.Context, unit string) error {
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.units[unit].checked = max(j.units[unit].checked, checked)
+	delete(j.before, unit)
+	if h := j.units[unit]; checked > h.checked { // a start was tried that was not heard
+		h.stopped, h.checked = false, checked
+	}
 	return nil
 }
 
@@ -119,6 +125,13 @@ func (p *pins) subscribe(ctx context.Context, j *jobs, unit string) (checked uin
 	return checked, err
 }
 
+// forget is for one that is pinned no more.
+func (j *jobs) forget(unit string) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	delete(j.before, unit)
+}
+
 // ignore hears no more of the jobs of a unit.
 func (p *pins) ignore(ctx context.Context, unit string) {
 	if j := p.jobs.Load(); j != nil && j.end(unit) {
@@ -147,6 +160,25 @@ func (j *jobs) listen(conn *dbus.Conn) {
 	}()
 }
 
+// anew is for the next connection: what somebody has stopped stays stopped, while the bus was away too. A unit of which
+// systemd knows no start may be one that it has forgotten since, as pins end with their connection.
+func (j *jobs) anew() *jobs {
+	next := &jobs{units: map[string]*heard{}, paths: map[dbus.ObjectPath]*heard{}, before: map[string]*heard{}}
+	if j == nil {
+		return next
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for _, known := range []map[string]*heard{j.before, j.units} {
+		for unit, h := range known {
+			if h.stopped && h.checked > 0 {
+				next.before[unit] = &heard{checked: h.checked, stopped: true}
+			}
+		}
+	}
+	return next
+}
+
 func (j *jobs) has() bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -166,6 +198,9 @@ func (j *jobs) begin(unit string) bool {
 		return false
 	}
 	h := &heard{}
+	if b := j.before[unit]; b != nil {
+		*h = *b
+	}
 	j.units[unit], j.paths[unitPath(unit)] = h, h
 	return true
 }

@@ -41,13 +41,7 @@ func TestStoppedDown(t *testing.T) {
 	}
 	changed := func(from *dbus.Conn, unit, active string, job uint32, checked uint64) {
 		t.Helper()
-		emit(from, unitPath(unit), "org.freedesktop.DBus.Properties", "PropertiesChanged", unitName, map[string]dbus.Variant{
-			"ActiveState": dbus.MakeVariant(active), "ConditionTimestampMonotonic": dbus.MakeVariant(checked),
-			"Job": dbus.MakeVariant(struct {
-				ID   uint32
-				Path dbus.ObjectPath
-			}{job, "/"}),
-		}, []string{})
+		emit(from, unitPath(unit), "org.freedesktop.DBus.Properties", "PropertiesChanged", unitName, jobProperties(active, job, checked), []string{})
 	}
 	removed := func(from *dbus.Conn, unit string, job uint32, result string) {
 		t.Helper()
@@ -140,6 +134,84 @@ func TestStoppedDown(t *testing.T) {
 		}
 		if u.StoppedDown(unit, down) {
 			t.Errorf("%s: known of a unit that is not pinned", tt.name)
+		}
+	}
+}
+
+func jobProperties(active string, job uint32, checked uint64) map[string]dbus.Variant {
+	return map[string]dbus.Variant{
+		"ActiveState": dbus.MakeVariant(active), "ConditionTimestampMonotonic": dbus.MakeVariant(checked),
+		"Job": dbus.MakeVariant(struct {
+			ID   uint32
+			Path dbus.ObjectPath
+		}{job, "/"}),
+	}
+}
+
+// TestStoppedBusRestarts: who had stopped a unit before the bus was restarted has stopped it afterwards.
+func TestStoppedBusRestarts(t *testing.T) {
+	const checked = 100
+	b := newBus(t)
+	m := newManager(t)
+	u := newUnits(t)
+	down := func(checked uint64) UnitState { return UnitState{Load: "loaded", Active: "failed", Checked: checked} }
+	stop := func(unit string, checked uint64) {
+		t.Helper()
+		m.checked = checked
+		m.unit(t, unit, "failed", 0)
+		if err := u.Pin(ctxFor(t), unit); err != nil {
+			t.Fatal(err)
+		}
+		_ = m.conn.Emit(unitPath(unit), "org.freedesktop.DBus.Properties.PropertiesChanged", unitName, jobProperties("failed", 7, checked), []string{})
+		_ = m.conn.Emit(systemdPath, managerName+".JobRemoved", uint32(7), dbus.ObjectPath("/job"), unit, "done")
+		_ = m.conn.Emit(unitPath(unit), "org.freedesktop.DBus.Properties.PropertiesChanged", unitName, jobProperties("failed", 0, checked), []string{})
+		for end := time.Now().Add(patience); !u.StoppedDown(unit, down(checked)); time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatal("nothing is heard of jobs")
+			}
+		}
+	}
+	for _, unit := range []string{"a.service", "tried.service", "unknown.service", "other.service"} {
+		stop(unit, checked)
+	}
+	stop("never.service", 0)
+	for range 2 {
+		b.stop()
+		for end := time.Now().Add(patience); u.pins.conn.Connected(); time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatal("the bus is away, and nobody sees it")
+			}
+		}
+		b.start(t)
+		m = newManager(t)
+		m.checked = checked
+		m.unit(t, "a.service", "failed", 0)
+		m.checked = checked + 1 // as the bus was away
+		m.unit(t, "tried.service", "failed", 0)
+		for unit, answers := range map[string]bool{"a.service": true, "tried.service": true, "unknown.service": false} {
+			if err := u.Pin(ctxFor(t), unit); (err == nil) != answers {
+				t.Errorf("pin %s: %v", unit, err)
+			}
+		}
+		for _, tt := range []struct {
+			unit    string
+			checked uint64
+			want    bool
+		}{
+			{"a.service", checked, true}, {"a.service", checked + 1, false},
+			{"tried.service", checked + 1, false},
+			{"unknown.service", checked, true}, {"unknown.service", checked + 1, false}, // systemd did not answer
+			{"other.service", checked, true}, // not pinned again yet
+			{"never.service", 0, false},
+		} {
+			if got := u.StoppedDown(tt.unit, down(tt.checked)); got != tt.want {
+				t.Errorf("%s, started at %d: %v", tt.unit, tt.checked, got)
+			}
+		}
+	}
+	for _, unit := range []string{"a.service", "unknown.service", "other.service"} {
+		if err := u.Unpin(ctxFor(t), unit); err != nil || u.StoppedDown(unit, down(checked)) {
+			t.Errorf("known of %s, which is not pinned: %v", unit, err)
 		}
 	}
 }

@@ -48,9 +48,12 @@ func (p *pins) call(ctx context.Context, method, unit string) error {
 			return fmt.Errorf("%s of %s: connect to the system bus: %w", method, unit, cmp.Or(err, context.Cause(dial)))
 		}
 		p.conn, p.end, p.all = conn, end, map[string]bool{}
-		j := &jobs{units: map[string]*heard{}, paths: map[dbus.ObjectPath]*heard{}}
+		j := p.jobs.Load().anew()
 		j.listen(conn)
 		p.jobs.Store(j)
+	}
+	if method == "UnrefUnit" {
+		p.jobs.Load().forget(unit)
 	}
 	if p.all[unit] == (method == "RefUnit") {
 		return nil

@@ -3,6 +3,7 @@ package systemd
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 
@@ -32,6 +33,7 @@ const maxHeard = 200
 type jobs struct {
 	mu    sync.Mutex
 	owner string // of systemd's name on the bus: anybody can send us signals
+	asked string // the owner that was asked to send signals
 	units map[string]*heard
 	paths map[dbus.ObjectPath]*heard // the same
 
@@ -77,15 +79,18 @@ func (p *pins) hear(ctx context.Context, unit string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	j := p.jobs.Load()
-	if j == nil || !p.all[unit] || !j.begin(unit) {
+	if j == nil || !p.all[unit] {
 		return nil
 	}
-	checked, err := p.subscribe(ctx, j, unit)
+	if err := p.follow(ctx, j); err != nil {
+		return fmt.Errorf("hear of jobs: %w", err)
+	}
+	if !j.begin(unit) {
+		return nil
+	}
+	checked, err := p.subscribe(ctx, unit)
 	if err != nil {
 		p.ignore(ctx, unit)
-		if !j.has() {
-			p.unmatch(ctx, "")
-		}
 		return fmt.Errorf("hear of the jobs of %s: %w", unit, err)
 	}
 	j.mu.Lock()
@@ -97,23 +102,38 @@ func (p *pins) hear(ctx context.Context, unit string) error {
 	return nil
 }
 
-// subscribe has signals about a unit sent to us, and returns when its conditions were checked.
-func (p *pins) subscribe(ctx context.Context, j *jobs, unit string) (checked uint64, err error) {
-	if !j.has() {
+// follow has systemd send signals at all, and the bus say when systemd is another: that one sends none before it is asked.
+func (p *pins) follow(ctx context.Context, j *jobs) error {
+	owner, asked := j.from()
+	if owner == "" {
 		for _, m := range matches("") {
 			if err := p.conn.AddMatchSignalContext(ctx, m...); err != nil {
-				return 0, err
+				p.unmatch(ctx, "")
+				return err
 			}
 		}
-		var owner string
 		if err := p.conn.BusObject().CallWithContext(ctx, busName+".GetNameOwner", 0, systemdName).Store(&owner); err != nil {
-			return 0, err
-		}
-		if err := p.conn.Object(systemdName, systemdPath).CallWithContext(ctx, managerName+".Subscribe", 0).Err; err != nil {
-			return 0, err
+			p.unmatch(ctx, "")
+			return err
 		}
 		j.owned(owner)
 	}
+	if asked == owner {
+		return nil
+	}
+	err := p.conn.Object(systemdName, systemdPath).CallWithContext(ctx, managerName+".Subscribe", 0).Err
+	var e dbus.Error
+	if err != nil && !(errors.As(err, &e) && e.Name == systemdName+".AlreadySubscribed") { // its answer came too late before
+		return err
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.asked = owner
+	return nil
+}
+
+// subscribe has signals about a unit sent to us, and returns when its conditions were checked.
+func (p *pins) subscribe(ctx context.Context, unit string) (checked uint64, err error) {
 	for _, m := range matches(unit) {
 		if err := p.conn.AddMatchSignalContext(ctx, m...); err != nil {
 			return 0, err
@@ -179,10 +199,10 @@ func (j *jobs) anew() *jobs {
 	return next
 }
 
-func (j *jobs) has() bool {
+func (j *jobs) from() (owner, asked string) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	return j.owner != ""
+	return j.owner, j.asked
 }
 
 func (j *jobs) owned(by string) {

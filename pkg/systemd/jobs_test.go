@@ -258,13 +258,27 @@ func TestHearUndone(t *testing.T) {
 			cancel()
 		}
 	}
-	m.mu.Lock()
-	m.asked = say
-	m.mu.Unlock()
+	ask := func(f func()) {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.asked = f
+	}
+	ask(func() {
+		if _, err := m.conn.ReleaseName(systemdName); err != nil {
+			t.Error(err)
+		}
+	})
+	for range 20 { // systemd has gone just after the pin
+		if err := u.Pin(ctxFor(t), unit); err == nil {
+			t.Error("heard of the jobs of no systemd")
+		}
+	}
+	if _, err := m.conn.RequestName(systemdName, 0); err != nil {
+		t.Fatal(err)
+	}
+	ask(say)
 	hang()
-	m.mu.Lock()
-	m.asked = nil
-	m.mu.Unlock()
+	ask(nil)
 	properties := unitProperties{map[string]dbus.Variant{"ConditionTimestampMonotonic": dbus.MakeVariant(uint64(1))}}
 	if err := m.conn.Export(silent{properties, say}, unitPath(unit), "org.freedesktop.DBus.Properties"); err != nil {
 		t.Fatal(err)
@@ -273,6 +287,39 @@ func TestHearUndone(t *testing.T) {
 	close(answer)
 	if err := u.Pin(ctxFor(t), unit); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestHearNewOwner: a systemd that comes instead of the one before is asked for signals as well, once.
+func TestHearNewOwner(t *testing.T) {
+	const unit = "a.service"
+	newBus(t)
+	m := newManager(t)
+	m.unit(t, unit, "failed", 0)
+	u := newUnits(t)
+	asked := func(m *manager) int {
+		t.Helper()
+		if err := u.Pin(ctxFor(t), unit); err != nil {
+			t.Fatal(err)
+		}
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		return len(m.subscribed)
+	}
+	if first, again := asked(m), asked(m); first != 1 || again != 1 {
+		t.Errorf("asked %d and %d times", first, again)
+	}
+	if _, err := m.conn.ReleaseName(systemdName); err != nil {
+		t.Fatal(err)
+	}
+	m = newManager(t)
+	for end := time.Now().Add(patience); asked(m) == 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the new one is not asked for signals")
+		}
+	}
+	if again := asked(m); again != 1 {
+		t.Errorf("asked %d times", again)
 	}
 }
 

@@ -125,7 +125,8 @@ type manager struct {
 	started, pinned []string
 	jobs            uint32
 	checked         uint64 // ConditionTimestampMonotonic of units that are made
-	asked           func() // before Subscribe is answered
+	subscribed      []dbus.Sender
+	asked           func() // before RefUnit and Subscribe are answered
 }
 
 const managerInterface = "org.freedesktop.systemd1.Manager"
@@ -222,17 +223,33 @@ func (m *manager) ReloadUnit(name, mode string) (dbus.ObjectPath, *dbus.Error) {
 	return m.StartUnit(name, "reload "+mode)
 }
 
-func (m *manager) Subscribe() *dbus.Error {
+// Subscribe takes each once, as systemd does.
+func (m *manager) Subscribe(by dbus.Sender) *dbus.Error {
+	m.mu.Lock()
+	m.subscribed = append(m.subscribed, by)
+	again := slices.Index(m.subscribed, by) < len(m.subscribed)-1
+	m.mu.Unlock()
+	m.ask()
+	if again {
+		return dbus.NewError("org.freedesktop.systemd1.AlreadySubscribed", []any{"Client is already subscribed."})
+	}
+	return nil
+}
+
+func (m *manager) ask() {
 	m.mu.Lock()
 	asked := m.asked
 	m.mu.Unlock()
 	if asked != nil {
 		asked()
 	}
-	return nil
 }
 
-func (m *manager) RefUnit(name string) *dbus.Error   { return m.pin("ref " + name) }
+func (m *manager) RefUnit(name string) *dbus.Error {
+	m.ask()
+	return m.pin("ref " + name)
+}
+
 func (m *manager) UnrefUnit(name string) *dbus.Error { return m.pin("unref " + name) }
 
 func (m *manager) pin(what string) *dbus.Error {

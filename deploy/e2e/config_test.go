@@ -184,7 +184,7 @@ func TestConfigurationOfServices(t *testing.T) {
 		// What is protected is not touched, and the same text is no change.
 		m.Mark()
 		m.Run("echo mode=two >/etc/app/safe.conf; cp /etc/app/restarted/3/conf /etc/app/same && mv /etc/app/same /etc/app/restarted/3/conf")
-		says(m.awaitEvent("config-changed"), "/etc/app/safe.conf", "nothing is to be done")
+		says(m.awaitEvent("config-changed"), "/etc/app/safe.conf", "waiting: safe.service is protected")
 		if got := m.mainPID("safe"); got != pid["safe"] {
 			t.Errorf("%s: the protected service had pid %s and has %s", root, pid["safe"], got)
 		}

@@ -193,7 +193,7 @@ func TestWatchSparesTheShielded(t *testing.T) {
 	if _, err := d.guard.Hold(guard.HoldOrder{All: true, For: time.Hour}); err != nil {
 		t.Fatal(err)
 	}
-	if p := carry.plan(); len(p.todo) != 0 || len(p.waits) != 3 || p.done != 0 {
+	if p := carry.plan(); len(p.todo) != 0 || len(p.waits) != 4 || p.safe != 1 || p.done != 0 {
 		t.Errorf("paused: %+v", p)
 	}
 }

@@ -18,6 +18,8 @@ import (
 const (
 	// heldLook is how often it is looked whether a change can be put in force that waits.
 	heldLook = 2 * time.Second
+	// shieldLook is the same where only protection keeps it from that, which lasts.
+	shieldLook = 10 * time.Second
 	// retryMin and retryMax bound the wait between two tries while systemd or the bus
 	// does not answer, retryFor all of them together.
 	retryMin = 2 * time.Second
@@ -80,7 +82,7 @@ func (k *carrying) changed(ctx context.Context, c watch.Change) watch.Answer {
 	case err != nil || ctx.Err() != nil: // another configuration is in force, or the daemon ends
 		return watch.Answer{}
 	case len(p.todo) == 0 && len(p.waits) > 0:
-		return watch.Answer{Again: heldLook}
+		return watch.Answer{Again: p.look()}
 	case len(p.todo) == 0:
 		return watch.Answer{InForce: p.over == 0}
 	case k.verdict == nil && len(k.spec.Check) > 0:
@@ -114,7 +116,7 @@ func (k *carrying) judge(ctx context.Context, units []string) watch.Answer {
 func (k *carrying) put(ctx context.Context, p *plan) watch.Answer {
 	soonest := watch.Never
 	if len(p.waits) > 0 {
-		soonest = heldLook
+		soonest = p.look()
 	}
 	for _, unit := range p.todo {
 		a := k.attempt(unit)
@@ -229,6 +231,7 @@ type plan struct {
 	todo  []string         // units that can take it
 	of    map[string]lived // a process of each
 	waits []string         // why others cannot
+	safe  int              // of these, because they are protected
 	over  int              // units that do not take it
 	done  int              // units that have it
 	back  bool             // it was in force before
@@ -237,6 +240,14 @@ type plan struct {
 // lived is the name and the user of a process that a unit had: what rule the unit has
 // depends on them.
 type lived struct{ name, user string }
+
+// look is when it is to be looked whether those that wait can take it.
+func (p *plan) look() time.Duration {
+	if p.safe == len(p.waits) {
+		return shieldLook
+	}
+	return heldLook
+}
 
 // plan is made on the loop.
 func (k *carrying) plan() plan {
@@ -271,11 +282,13 @@ func (k *carrying) plan() plan {
 		}
 		a := k.units[unit]
 		switch {
-		case isShielded:
 		case u.has(k.change.Content, inForce):
 			p.done++
 		case a != nil && a.over:
 			p.over++
+		case isShielded:
+			p.safe++
+			p.waits = append(p.waits, unit+" is protected")
 		case why != "":
 			p.waits = append(p.waits, why)
 		default:

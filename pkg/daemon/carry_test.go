@@ -154,6 +154,29 @@ func TestCarryAfterHold(t *testing.T) {
 	c.asks("reload b.service", "reload b.service", "reload a.service")
 }
 
+// TestCarryAfterProtection: who is protected does not take a change; that is said, and it takes the change once it is
+// protected no longer.
+func TestCarryAfterProtection(t *testing.T) {
+	if namespaces(t) {
+		return
+	}
+	c := carry(t, config.Watch{}, "a.service", "b.service")
+	protect := func(names ...string) {
+		c.cfg.Protect.Names = names
+		c.guardian.write(c.cfg)
+		if _, err := c.dial().Reload(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	protect("x a*")
+	c.write("1")
+	c.await(want{event: evConfigChanged, text: "reload of b.service; waiting: a.service is protected"})
+	c.asks("reload b.service")
+	protect()
+	eventually(t, "a.service takes it", func() bool { return len(c.m.calls()) > 1 })
+	c.asks("reload b.service", "reload a.service")
+}
+
 // TestCarryHeldMeanwhile: what is ordered while systemd is asked how a unit is counts: that may take long.
 func TestCarryHeldMeanwhile(t *testing.T) {
 	if namespaces(t) {

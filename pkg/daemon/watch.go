@@ -163,7 +163,7 @@ func (w *watches) learnFrom(views []guard.View) {
 	news := false
 	for _, v := range views {
 		key, ok := of[v.Rule]
-		if !ok || !v.Target || v.Shield != "" || v.State == "refused" || !strings.HasSuffix(v.Unit, ".service") || strings.HasPrefix(v.Unit, "user@") {
+		if !ok || !v.Target || v.State == "refused" || !strings.HasSuffix(v.Unit, ".service") || strings.HasPrefix(v.Unit, "user@") {
 			continue
 		}
 		news = w.watched.learn(key, v.Unit, v.Name, v.User) || news

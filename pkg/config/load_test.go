@@ -144,6 +144,8 @@ f:2:70: rule[0].then[5]: "@x.service" is no name of a unit (expected names of un
 f:2:84: rule[0].then[6]: "x.slice" has no type such as .service (expected names of units such as ["b.service"], 1 to 32 of them)
 f:4:8: rule[1].then: is empty (expected names of units such as ["b.service"], 1 to 32 of them)
 f:6:8: rule[2].then: is the string "b.service" (expected names of units such as ["b.service"], 1 to 32 of them)`},
+		{"then itself", "[[rule]]\nthen = ['a.service', 'b.service']\nmatch = { unit = 'b.service' }\n[[rule]]\nmatch = { unit = 'b*.service' }\nthen = ['b.service']",
+			`f:1:3: rule[0].then: names the unit that it is for, "b.service" (expected names of units such as ["b.service"], 1 to 32 of them)`},
 		{"recovery", "[recovery]\nwait = '0s'\ncap = 5\nattempts = 0\nwindow = '25h'\n[[rule]]\nrecovery = { attempts = 101, window = '0s', cap = '1s' }\nstart_grace = '0s'",
 			`f:2:8: recovery.wait: "0s" is out of range (expected a duration such as "5s", 1s to 1h)
 f:3:7: recovery.cap: is the integer 5 (expected a duration such as "5s", 1s to 24h)

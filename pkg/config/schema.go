@@ -647,6 +647,9 @@ func readRules(r *reader, c *Config, path string, v *node) {
 		} else {
 			readTable(r, &rule, at, e, ruleSchema)
 		}
+		if slices.Contains(rule.Then, rule.Match.Unit) {
+			r.fault(e, at+".then", "names the unit that it is for, "+quote(rule.Match.Unit), thenExpected)
+		}
 		if len(rule.Watch.Files) > 0 {
 			if watches++; watches > maxWatches {
 				r.fault(e, at+".watch", "is one watch too many", fmt.Sprintf("at most %d", maxWatches))

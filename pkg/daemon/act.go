@@ -54,11 +54,11 @@ func (d *Daemon) act(decision guard.Decision) {
 	case guard.CheckReaped:
 		d.see(d.checkReaped(x))
 	case guard.RestoreUnit:
-		d.restorer.ask(restoreJob{x.Ask, func(ctx context.Context) guard.RestoreDone { return d.restorer.restore(ctx, x) }})
+		d.starts = append(d.starts, restoreJob{x.Ask, func(ctx context.Context) guard.RestoreDone { return d.restorer.restore(ctx, x) }})
 	case guard.RememberUnit:
 		d.restorer.remember(x)
 	case guard.RestartUnit:
-		d.restorer.ask(restoreJob{x.Ask, func(ctx context.Context) guard.RestoreDone { return d.restorer.restart(ctx, x) }})
+		d.starts = append(d.starts, restoreJob{x.Ask, func(ctx context.Context) guard.RestoreDone { return d.restorer.restart(ctx, x) }})
 	case guard.LookAtStarted:
 		d.restorer.ask(restoreJob{x.Ask, func(ctx context.Context) guard.RestoreDone { return d.restorer.prove(ctx, x) }})
 	case guard.RestartForLimit:

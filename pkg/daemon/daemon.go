@@ -69,7 +69,8 @@ type Daemon struct {
 	asks     []guard.AskConsent
 	samples  samples
 
-	limitJobs []limitJob       // of limits, begun when the registry has them
+	starts    []restoreJob     // of units that come back, begun when the registry has them
+	limitJobs []limitJob       // of limits, likewise
 	opened    map[int32]opened // by openMany, of the decisions that are being carried out
 	tables    tables
 	scan      scanCost

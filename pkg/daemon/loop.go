@@ -83,10 +83,11 @@ func (d *Daemon) turn(now time.Duration, exited []uint64) time.Duration {
 		d.tell(now)
 	}
 	d.saved.behind = d.saved.behind || decided
-	if len(d.ladders) > 0 || len(d.limitJobs) > 0 || d.saved.behind && now >= d.saved.rest || scan && now-d.saved.at >= saveEvery {
+	if len(d.ladders) > 0 || len(d.starts) > 0 || len(d.limitJobs) > 0 || d.saved.behind && now >= d.saved.rest || scan && now-d.saved.at >= saveEvery {
 		d.save(now)
 	}
 	d.startLadders()
+	d.startUnits()
 	d.startLimitJobs()
 	d.askConsents()
 	d.watches.learnUnits()
@@ -211,7 +212,7 @@ func (d *Daemon) wind() {
 		open()
 	}
 	d.decide(now)
-	d.ladders, d.limitJobs = d.ladders[:0], d.limitJobs[:0]
+	d.ladders, d.starts, d.limitJobs = d.ladders[:0], d.starts[:0], d.limitJobs[:0]
 	d.save(now)
 }
 

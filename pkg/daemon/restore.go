@@ -27,6 +27,8 @@ const (
 	fallTime = 5 * time.Second
 	// needsAsked bounds the units that one needs, and are down, about which systemd is asked.
 	needsAsked = 8
+	// maxNeeds bounds the units that are looked at for what a unit needs.
+	maxNeeds = 50
 )
 
 // leaving says whether the system goes down: nothing is started any more.
@@ -51,6 +53,13 @@ func (r *restorer) restore(ctx context.Context, x guard.RestoreUnit) guard.Resto
 	if strings.HasSuffix(x.Unit, ".service") {
 		var err error
 		if state, err = r.units.State(ctx, x.Unit); err != nil {
+			out.Failed, out.Unasked, out.Reason = true, true, err.Error()
+			return out
+		}
+	}
+	if len(x.Beside) > 0 {
+		var err error
+		if out.Beside, err = r.needs(ctx, x.Unit, state, x.Beside); err != nil {
 			out.Failed, out.Unasked, out.Reason = true, true, err.Error()
 			return out
 		}
@@ -173,6 +182,27 @@ func ofCommand(unit string) string {
 		return ""
 	}
 	return fmt.Sprintf(" (journalctl -u %s)", unit)
+}
+
+// needs says whether a unit is restarted together with one of some others.
+func (r *restorer) needs(ctx context.Context, unit string, s systemd.UnitState, others []string) (bool, error) {
+	seen, next := map[string]bool{unit: true}, s.Needs
+	for i := 0; i < len(next) && len(seen) < maxNeeds; i++ {
+		name := next[i]
+		if slices.Contains(others, name) {
+			return true, nil
+		}
+		if seen[name] {
+			continue
+		}
+		seen[name] = true
+		state, err := r.units.State(ctx, name)
+		if err != nil {
+			return false, err
+		}
+		next = append(next, state.Needs...)
+	}
+	return false, nil
 }
 
 // start starts a unit that was down. The result tells why it failed, where systemd knows.
@@ -335,6 +365,9 @@ func (r *restorer) restart(ctx context.Context, x guard.RestartUnit) guard.Resto
 		return out
 	case state.Job || state.Active == "activating" || state.Active == "deactivating":
 		out.Reason = "somebody else starts or stops it: it is " + state.Active
+		return out
+	case x.Back > 0 && state.Begun > x.Back && !state.Down(): // for another one, or before the guard was restarted
+		out.Started, out.Reason = true, "it was begun since"
 		return out
 	case state.Active == "failed" && state.Fell < x.Ended-alike:
 		out.Reason = "it had failed before"

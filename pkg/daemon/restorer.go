@@ -131,3 +131,13 @@ func (r *restorer) run(ctx context.Context) {
 	})
 	all.Wait()
 }
+
+// startUnits begins to start what comes back; the registry has it by now: who ends by
+// that is not taken for another crash by a daemon that starts meanwhile.
+func (d *Daemon) startUnits() {
+	for _, j := range d.starts {
+		d.restorer.ask(j)
+	}
+	clear(d.starts)
+	d.starts = d.starts[:0]
+}

@@ -383,6 +383,13 @@ func TestRestorer(t *testing.T) {
 		}
 	}
 	property("failed.service", "InactiveEnterTimestampMonotonic", uint64(101*s))
+	property("up.service", "Requires", []string{"target.target", "mid.service"})
+	m.set("target.target", "loaded", "active", 0)
+	m.set("mid.service", "loaded", "active", 7)
+	property("mid.service", "PartOf", []string{"up.service", "follows.service"})
+	m.set("follows.service", "loaded", "active", 8)
+	m.set("begun.service", "loaded", "active", 7)
+	property("begun.service", "InactiveExitTimestampMonotonic", uint64(120*s))
 	property("failed-before.service", "InactiveEnterTimestampMonotonic", uint64(98*s))
 	property("failed-stopped.service", "InactiveEnterTimestampMonotonic", uint64(101*s))
 	property("failed-stopped.service", "ActiveExitTimestampMonotonic", uint64(8)) // before its main process ended
@@ -431,6 +438,8 @@ func TestRestorer(t *testing.T) {
 		{guard.RestoreUnit{Unit: "once.service"}, guard.RestoreDone{Started: true, Reason: "it was failed"}},
 		{guard.RestoreUnit{Unit: "once-bad.service"}, guard.RestoreDone{Failed: true, Reason: "its start job ended as failed: exit-code"}},
 		{guard.RestoreUnit{Unit: "up.service"}, guard.RestoreDone{Up: true, Reason: "systemd restarted it: active"}},
+		{guard.RestoreUnit{Unit: "up.service", Beside: []string{"x.service", "follows.service"}}, guard.RestoreDone{Up: true, Beside: true, Reason: "systemd restarted it: active"}},
+		{guard.RestoreUnit{Unit: "up.service", Beside: []string{"x.service"}}, guard.RestoreDone{Up: true, Reason: "systemd restarted it: active"}},
 		{guard.RestoreUnit{Unit: "gone.service"}, guard.RestoreDone{Reason: "pid 42 was not its main process"}},
 		{guard.RestoreUnit{Command: command, Name: "x", User: "idc", Ended: 5 * time.Millisecond}, guard.RestoreDone{Started: true, As: as, Reason: "it was ended"}},
 		{guard.RestoreUnit{Command: command, Name: "x", User: "idc", Ended: 5 * time.Millisecond}, guard.RestoreDone{Up: true, As: as, Reason: "its command runs"}},
@@ -447,6 +456,8 @@ func TestRestorer(t *testing.T) {
 		want guard.RestoreDone
 	}{
 		{guard.RestartUnit{Unit: "b.service"}, guard.RestoreDone{Started: true, Reason: "it was active"}},
+		{guard.RestartUnit{Unit: "begun.service", Back: 119 * time.Second}, guard.RestoreDone{Started: true, Reason: "it was begun since"}},
+		{guard.RestartUnit{Unit: "begun.service", Back: 121 * time.Second}, guard.RestoreDone{Started: true, Reason: "it was active"}},
 		{guard.RestartUnit{Unit: "failed.service"}, guard.RestoreDone{Started: true, Reason: "it was failed"}},
 		{guard.RestartUnit{Unit: "failed-before.service"}, guard.RestoreDone{Reason: "it had failed before"}},
 		{guard.RestartUnit{Unit: "failed-stopped.service"}, stopped},
@@ -472,7 +483,7 @@ func TestRestorer(t *testing.T) {
 	}
 	want := []string{"start down.service", "start bad.service", "start limited.service", "reset limited.service", "start limited.service", "start flap.service", "start once.service", "start once-bad.service",
 		"run Type=exec Description=x, started again by the process guard ExecStartEx=[[/bin/x [/bin/x a b] [no-env-expand]]] CollectMode=inactive-or-failed AddRef=true User=idc " + as,
-		"restart b.service", "start failed.service", "restart flaps.service", "start bound.service", "start late.service", "start with.service"}
+		"restart b.service", "restart begun.service", "start failed.service", "restart flaps.service", "start bound.service", "start late.service", "start with.service"}
 	if diff := cmp.Diff(want, m.calls()); diff != "" {
 		t.Error(diff)
 	}

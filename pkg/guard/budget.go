@@ -173,11 +173,19 @@ func (g *Guard) unsettled(b *budget) bool {
 	return slices.ContainsFunc(g.pending, func(r recovery) bool { return r.taken && b.mayBe(&r) && g.isOf(&r, b) })
 }
 
-// giveUp parks a recovery until its budget is renewed, and reports that once.
+// giveUp parks a recovery until its budget is renewed.
 func (g *Guard) giveUp(r *recovery, b *budget, p *config.Policy) {
 	r.parked, r.at = true, never
 	if b.given {
 		g.leftDown(r, fmt.Sprintf("it is given up for %s more", seconds(b.until-g.clock.attn)))
+		return
+	}
+	g.spend(r, b, p)
+}
+
+// spend gives a budget up, and reports that once.
+func (g *Guard) spend(r *recovery, b *budget, p *config.Policy) {
+	if b.given {
 		return
 	}
 	b.name, b.user, b.given, b.until = r.name, r.user, true, g.clock.attn+g.cfg.Recovery.GiveUp

@@ -98,7 +98,8 @@ type CheckReaped struct {
 // RestoreUnit asks to start Unit if PID was its main process (0: whoever), it is inactive
 // or failed now, and no job waits ([RestoreDone], later). What has Crashed is started
 // only if its unit failed by itself, and was not being stopped. Look: nothing is started;
-// the answer to what would be is Down.
+// the answer to what would be is Down. Beside are units that were restarted around that
+// end.
 type RestoreUnit struct {
 	Ask     uint64 // the number of this question
 	Unit    string
@@ -113,6 +114,7 @@ type RestoreUnit struct {
 	User    string        // that PID ran as
 	Struck  time.Duration // when the first signal was sent to it, CLOCK_MONOTONIC; 0: there was none
 	Ended   time.Duration // when, CLOCK_MONOTONIC: the same when it is asked for again
+	Beside  []string
 }
 
 // RememberUnit asks to keep what systemd knows about a unit until that is Over, although
@@ -124,12 +126,13 @@ type RememberUnit struct {
 
 // RestartUnit asks to restart a unit because the unit After came back ("" for a
 // command), if it runs, or has failed, or is down only since Ended, a time of
-// CLOCK_MONOTONIC ([RestoreDone], later).
+// CLOCK_MONOTONIC ([RestoreDone], later). Was it begun after Back already, that is done.
 type RestartUnit struct {
 	Ask   uint64
 	Unit  string
 	After string
 	Ended time.Duration
+	Back  time.Duration // when After was known to be up again, CLOCK_MONOTONIC
 }
 
 // LookAtStarted asks how a unit is that was started, as long as nobody in it has

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
 	"github.com/checkprocd/checkprocd/pkg/config"
@@ -563,9 +564,10 @@ func TestRestore(t *testing.T) {
 	t.Run("started", func(t *testing.T) {
 		w := kill(t, "c.service", RestoreDone{Started: true})
 		w.want(110, killedStory+" restored")
-		if len(w.asked) != 1 || w.asked[0] != (RestoreUnit{Unit: "c.service", PID: 110, Target: w.find(EvKilled, 110)[0].Target, Sure: true, Name: "c", User: "idc",
-			Struck: w.find(EvSignalled, 110)[0].at, Ended: w.find(EvKilled, 110)[0].at}) {
-			t.Errorf("%v", w.asked)
+		want := []Decision{RestoreUnit{Unit: "c.service", PID: 110, Target: w.find(EvKilled, 110)[0].Target, Sure: true, Name: "c", User: "idc",
+			Struck: w.find(EvSignalled, 110)[0].at, Ended: w.find(EvKilled, 110)[0].at}}
+		if diff := cmp.Diff(want, w.asked); diff != "" {
+			t.Error(diff)
 		}
 		if e := w.find(EvRestored, 110)[0].at - w.find(EvKilled, 110)[0].at; e != 5*sec+200*ms {
 			t.Errorf("after %v", e)

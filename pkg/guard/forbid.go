@@ -21,7 +21,7 @@ func (g *Guard) Forbids(ask uint64) bool {
 		p := g.policyOf(r)
 		why, held := g.barred(r)
 		if r.next > 0 && why == "" && !held {
-			why, held = g.spares(r.asked)
+			why, held = g.spares(r, r.asked)
 		}
 		return !g.acting || p.Restart == config.RestartNone || why != "" || held
 	}

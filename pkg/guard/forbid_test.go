@@ -73,6 +73,9 @@ func TestForbids(t *testing.T) {
 			starts := len(w.g.budgetOf(r, &policy).starts)
 			w.post(0, RestoreDone{Ask: ask, Forbidden: true})
 			w.run(time.Minute)
+			if len(w.g.followed) > 0 {
+				t.Errorf("there was no restart: %+v", w.g.followed)
+			}
 			if n, _ := asked(); n != before {
 				t.Errorf("asked %d times, was %d\n%s", n, before, w)
 			}

@@ -61,6 +61,8 @@ type Guard struct {
 	groupExits   []groupExit
 	pending      []recovery
 	lastAsk      uint64 // the number of the latest question about one
+	followed     []followed
+	fallen       []fallen
 	budgets      []budget
 	budgetAt     map[budgetKey]int32 // their indexes
 	prunedAt     time.Duration       // attention time

@@ -190,7 +190,11 @@ func orSomebody(by string) string {
 // for all. The error is an *OrderError for orders that do not stand.
 func (g *Guard) Unhold(s Selector, by string) (released int, err error) {
 	at := slices.IndexFunc(g.holds, func(x hold) bool { return x.Selector == s })
-	if at < 0 {
+	fallen := s.PID != 0 && g.unholdFallen(s.PID)
+	switch {
+	case at < 0 && fallen:
+		return 1, nil
+	case at < 0:
 		h := hold{Selector: s, id: TargetID(s.PID)}
 		return 0, &OrderError{NoTarget: true, Problem: fmt.Sprintf("no hold on %s stands", h.what())}
 	}

@@ -379,7 +379,7 @@ func (o RestartedForLimit) apply(g *Guard) {
 			return
 		}
 		if o.Begun || o.Problem == "" {
-			g.unitStarted(r.name, r.user, r.unit, o.Problem)
+			g.unitStarted(r.name, r.user, r.unit, o.Problem, false)
 		} else {
 			p := g.policyOf(r)
 			g.refund(r, &p, false)

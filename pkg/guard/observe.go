@@ -240,6 +240,7 @@ type RestoreDone struct {
 	Down      bool   // it would be started
 	Failed    bool   // worth another try
 	Unasked   bool   // and nothing was started: nobody could be asked
+	Beside    bool   // Unit is restarted when one of Beside is
 	As        string // the unit of a command that was started
 	Reason    string // the state that made a start unnecessary, or the error
 }

@@ -17,10 +17,6 @@ const (
 	// looksApart the time between two: more than an hour and a half together.
 	maxLooks   = 30
 	looksApart = 5 * time.Minute
-	// thenLate is how long after it came back those after it are restarted: by
-	// then an order has held them for so long that somebody has seen to them.
-	thenLate = 10 * time.Minute
-	maxThen  = 1000 // more than a rule can name
 	// procctl is the scheduler of the cpactive sites: it starts again what ends.
 	procctl = "procctl"
 )
@@ -68,6 +64,9 @@ type recovery struct {
 
 	taken   bool          // a start is taken from the budget for it, at
 	start   time.Duration // when it was started, or came back by itself
+	back    time.Duration // when that was known, mono
+	beside  []string      // units that this guard restarted around its end
+	caused  bool          // its end is the doing of that
 	lost    bool          // the answer was, with a daemon that ended: it may have been started
 	problem string        // that was reported last
 }
@@ -101,6 +100,10 @@ func (g *Guard) planRecovery(ix int32, crashed, sure bool) {
 	if why != "" {
 		g.leftDown(&r, why)
 		return
+	}
+	if crashed { // and was not ended by a ladder
+		r.beside = g.followedBeside(t)
+		r.caused = slices.Contains(r.beside, unit)
 	}
 	g.pruneBudgets()
 	if len(g.pending) >= maxRecoveries || len(g.budgets) >= maxBudgets {
@@ -226,34 +229,15 @@ func (g *Guard) proceed(r *recovery) bool {
 		r.asked, r.looking = r.runs(), true
 		g.decide(LookAtStarted{Ask: g.question(r), Unit: r.asked})
 	case r.next > 0:
-		unit := p.Then[r.next-1]
-		why, held := g.spares(unit)
-		if late := g.clock.attn - r.start; late > thenLate {
-			why, held = fmt.Sprintf("that was %s ago", seconds(late)), false
-		}
-		if why != "" {
-			e := r.event(EvRefused, LevelWarning, why)
-			e.Unit = unit
-			e.Message = fmt.Sprintf("%s is not restarted after %s came back: %s", unit, r.what(), why)
-			g.emit(e)
-			r.next++
-			return g.proceed(r)
-		}
-		if held {
-			r.at = g.clock.attn + g.cfg.Recovery.Wait
-			return true
-		}
-		r.asked = unit
-		g.decide(RestartUnit{Ask: g.question(r), Unit: unit, After: r.unit, Ended: r.ended})
+		return g.restartNext(r, &p)
 	case p.Restart == config.RestartCommand && g.succeeded(r):
-		r.comeBack(g.clock.attn)
-		return g.proceed(r)
+		return g.takeRound(r, &p) && g.proceed(r)
 	default:
 		if !r.taken && !r.look {
 			g.budgetOf(r, &p).take(r, p.Window, p.Attempts, g.clock.attn)
 		}
 		r.asked = r.unit
-		g.decide(RestoreUnit{Ask: g.question(r), Unit: r.unit, PID: r.pid, Target: r.id, Look: !r.taken, Crashed: r.crashed, Sure: r.sure, Main: r.main, Command: p.Command, Name: r.name, User: r.user, Struck: r.struck, Ended: r.ended})
+		g.decide(RestoreUnit{Ask: g.question(r), Unit: r.unit, PID: r.pid, Target: r.id, Look: !r.taken, Crashed: r.crashed, Sure: r.sure, Main: r.main, Command: p.Command, Name: r.name, User: r.user, Struck: r.struck, Ended: r.ended, Beside: r.beside})
 	}
 	r.under, r.look, r.at = true, false, never
 	return true
@@ -267,34 +251,12 @@ func (g *Guard) question(r *recovery) uint64 {
 	return r.ask
 }
 
-// comeBack goes on with those that follow: what ended runs again.
-func (r *recovery) comeBack(now time.Duration) { r.next, r.at, r.start = 1, now, now }
-
 // runs is the unit in which what was started runs.
 func (r *recovery) runs() string {
 	if r.as != "" {
 		return r.as
 	}
 	return r.unit
-}
-
-// spares says why a unit is not to be restarted because of another, "" if it may be:
-// its own name, or somebody in it. held: an order holds somebody in it.
-func (g *Guard) spares(unit string) (why string, held bool) {
-	if why := g.cfg.Protected("", unit); why != "" {
-		return why, false
-	}
-	for _, ix := range g.inUnit(unit) {
-		t := &g.targets[ix]
-		if !t.used || t.state == Ended || t.facts.Unit != unit {
-			continue
-		}
-		if t.shield != "" {
-			return fmt.Sprintf("%s is in it, %s", t.describe(), t.untouchable()), false
-		}
-		held = held || g.heldBy(ix) != nil
-	}
-	return "", held
 }
 
 // succeeded says whether somebody else has started again what ended: a process of that
@@ -338,6 +300,12 @@ func (r *recovery) save(w *writer) {
 	w.str(r.as)
 	w.flag(r.taken)
 	w.dur(r.start)
+	w.dur(r.back)
+	w.u32(uint32(len(r.beside)))
+	for _, unit := range r.beside {
+		w.str(unit)
+	}
+	w.flag(r.caused)
 	w.flag(r.lost)
 	w.str(r.problem)
 }
@@ -346,7 +314,11 @@ func (g *Guard) restoreRecoveries(r *reader) {
 	attn := g.clock.attn
 	for n := r.count(maxRecoveries); n > 0 && !r.bad; n-- {
 		x := recovery{at: r.upTo(never), id: TargetID(r.u64()), newest: TargetID(r.u64()), pid: int32(r.u32()), name: r.str(), user: r.str(), uid: r.u32(), unit: r.str(), crashed: r.flag(), sure: r.flag(), main: r.flag(),
-			struck: r.upTo(g.clock.last), ended: r.upTo(g.clock.last), looks: r.count(maxLooks), next: r.count(maxThen), look: r.flag(), under: r.flag(), parked: r.flag(), started: r.flag(), as: r.str(), taken: r.flag(), start: r.upTo(attn), lost: r.flag(), problem: r.str()}
+			struck: r.upTo(g.clock.last), ended: r.upTo(g.clock.last), looks: r.count(maxLooks), next: r.count(maxThen), look: r.flag(), under: r.flag(), parked: r.flag(), started: r.flag(), as: r.str(), taken: r.flag(), start: r.upTo(attn), back: r.upTo(g.clock.last)}
+		for k := r.count(maxFollowed); k > 0 && !r.bad; k-- {
+			x.beside = append(x.beside, r.str())
+		}
+		x.caused, x.lost, x.problem = r.flag(), r.flag(), r.str()
 		if x.under { // the answer was lost with the daemon: ask again
 			x.under, x.at, x.lost, x.look = false, attn, x.taken, !x.taken
 		}

@@ -426,7 +426,10 @@ func TestThen(t *testing.T) {
 					if ended := w.find(EvKilled, 110)[0].at; x.Ended != ended {
 						t.Errorf("ended at %v, want %v", x.Ended, ended)
 					}
-					x.Ended = 0
+					if came := w.find(EvKilled, 110)[0].at; x.Back <= came {
+						t.Errorf("it was back at %v", x.Back)
+					}
+					x.Ended, x.Back = 0, 0
 					if x != follow[i] {
 						t.Errorf("%+v", x)
 					}
@@ -465,6 +468,7 @@ func TestThenFlap(t *testing.T) {
 	w := newWorld(t, func(c *config.Config) { c.Rules = []config.Rule{{Then: []string{"b.service"}}} })
 	c := crashes(w, always(2*sec))
 	w.onRestore = func(RestoreUnit) RestoreDone { return RestoreDone{Up: true} } // systemd is faster
+	w.onGlance = w.onRestore
 	for range 30 {
 		w.in(3*sec, c.start)
 		w.run(20 * sec)

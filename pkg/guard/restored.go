@@ -16,18 +16,21 @@ func (o RestoreDone) apply(g *Guard) {
 		}
 		p := g.policyOf(r)
 		r.under = false
+		follower, begun := r.asked, false
 		switch {
 		case o.Forbidden: // as is said, or waited for, with the next step
 			if r.next == 0 {
 				g.refund(r, &p, false)
 				r.taken, r.lost = false, false
+			} else {
+				g.followedTo(r.asked, false)
 			}
 			r.at = g.clock.attn
 		case r.looking:
 			r.looking = false
 			g.proved(r, &p, o)
 		case r.next > 0:
-			g.restarted(r, o)
+			begun = g.restarted(r, o)
 		default:
 			g.restored(r, &p, o)
 			r.taken, r.lost = false, false
@@ -36,6 +39,14 @@ func (o RestoreDone) apply(g *Guard) {
 			g.remember(r, false)
 			g.pending = slices.Delete(g.pending, i, i+1)
 		}
+		if begun {
+			name, user := g.whoIn(follower)
+			problem := ""
+			if o.Failed {
+				problem = o.Reason
+			}
+			g.unitStarted(name, user, follower, problem, true)
+		}
 		return
 	}
 }
@@ -43,6 +54,7 @@ func (o RestoreDone) apply(g *Guard) {
 // restored takes in what came of a start; a recovery without a time is over.
 func (g *Guard) restored(r *recovery, p *config.Policy, o RestoreDone) {
 	attn := g.clock.attn
+	r.caused = r.caused || o.Beside
 	switch {
 	case o.Started:
 		g.budgetOf(r, p).last = attn
@@ -59,13 +71,11 @@ func (g *Guard) restored(r *recovery, p *config.Policy, o RestoreDone) {
 		}
 		g.emit(e)
 		r.started, r.as = true, o.As
-		r.comeBack(attn)
-	case o.Up:
-		if len(p.Then) == 0 {
-			g.refund(r, p, true)
-			return
-		}
-		r.comeBack(attn)
+		g.comeBack(r)
+	case o.Up && (len(p.Then) == 0 || r.caused):
+		g.refund(r, p, true)
+	case o.Up && r.taken:
+		g.comeBack(r)
 	case o.Coming:
 		g.refund(r, p, true)
 		if r.looks++; r.looks < maxLooks {
@@ -73,11 +83,14 @@ func (g *Guard) restored(r *recovery, p *config.Policy, o RestoreDone) {
 		} else {
 			g.leftDown(r, fmt.Sprintf("%s, and that %s after its end", o.Reason, seconds(g.clock.last-r.ended)))
 		}
-	case o.Down: // which was only to be looked at
-		if b := g.budgetOf(r, p); b.left(p.Window, p.Attempts, attn) || !b.given && g.unsettled(b) {
+	case o.Up, o.Down: // which was only to be looked at
+		switch b := g.budgetOf(r, p); {
+		case b.left(p.Window, p.Attempts, attn) || !b.given && g.unsettled(b):
 			g.schedule(r, p) // one was given back, or may be
-		} else {
+		case o.Down:
 			g.giveUp(r, b, p)
+		default: // those after it stay as they are
+			g.spend(r, b, p)
 		}
 	case o.Failed && o.Unasked: // the bus is away, say: that is no fault of the unit
 		g.refund(r, p, true)
@@ -129,26 +142,6 @@ func (g *Guard) successor(r *recovery) bool {
 	return false
 }
 
-// restarted takes in what came of the restart of a unit that follows another.
-func (g *Guard) restarted(r *recovery, o RestoreDone) {
-	e := r.event(EvRestored, LevelNotice, o.Reason)
-	e.Unit = r.asked
-	switch {
-	case o.Started:
-		e.Message = fmt.Sprintf("%s restarted, after %s came back", r.asked, r.what())
-		g.emit(e)
-	case o.Failed && o.Unasked:
-		r.at = g.clock.attn + g.cfg.Recovery.Wait
-		return
-	case o.Failed:
-		e.Name, e.Level = EvRestoreFailed, LevelError
-		e.Message = fmt.Sprintf("%s could not be restarted after %s came back: %s", r.asked, r.what(), o.Reason)
-		g.emit(e)
-	}
-	r.next++
-	r.at = g.clock.attn
-}
-
 // proven says whether nobody needs to look at what was started any more: its process
 // has registered, and comes back for itself; or it has been there for long enough.
 // Nor does anybody at what others have started.
@@ -194,15 +187,15 @@ func (g *Guard) startFailed(r *recovery, p *config.Policy, e *Event) {
 	}
 }
 
-func (o UnitStarted) apply(g *Guard) { g.unitStarted(o.Name, o.User, o.Unit, o.Problem) }
+func (o UnitStarted) apply(g *Guard) { g.unitStarted(o.Name, o.User, o.Unit, o.Problem, false) }
 
 // unitStarted has a unit looked at that was started anew, or brought back where that
-// failed. Its start has been taken.
-func (g *Guard) unitStarted(name, user, unit, problem string) {
-	r := recovery{newest: g.nextID, name: name, user: user, unit: unit, crashed: true, sure: true, ended: g.clock.last, start: g.clock.attn, started: true, next: maxThen}
+// failed. Its start has been taken; follows: it has none, and begins no round of its own.
+func (g *Guard) unitStarted(name, user, unit, problem string, follows bool) {
+	r := recovery{newest: g.nextID, name: name, user: user, unit: unit, caused: follows, crashed: true, sure: true, ended: g.clock.last, start: g.clock.attn, started: true, next: maxThen}
 	p := g.policyOf(&r)
 	switch {
-	case !g.acting, p.Restart != config.RestartUnit, p.Action == config.ActionReport, !isService(unit), g.cfg.Protected(name, unit) != "", len(g.pending) >= maxRecoveries:
+	case !g.acting && !follows, p.Restart != config.RestartUnit, p.Action == config.ActionReport, !isService(unit), g.cfg.Protected(name, unit) != "", len(g.pending) >= maxRecoveries:
 		return
 	case slices.ContainsFunc(g.pending, func(o recovery) bool { return o.unit == unit && o.under }): // it is looked at
 		return

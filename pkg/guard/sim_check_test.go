@@ -50,6 +50,9 @@ type past struct {
 	unasked                                    bool          // failed because nobody could be asked
 	unheard                                    bool          // what came of its start, with a daemon that ended
 	freed                                      bool          // of an order, which it may have been before its end was known
+	byThen                                     bool          // its unit is restarted because another came back
+	fell                                       time.Duration // when its end was reported
+	fellIn                                     int
 	settled, owed                              bool          // what becomes of it is decided; it is to come back
 	settledIn, owedIn, then, thenIn, noticedIn int           // in which daemon
 	noticed                                    time.Duration // when its end was
@@ -461,6 +464,12 @@ func (s *sim) delivered(o Observation) {
 		for _, p := range s.running {
 			if p.facts.Unit == o.Unit {
 				s.hitGauge(p, -1, doneCell(o.Problem))
+			}
+		}
+	case UnitSeen: // what cannot be seen is not set either
+		for _, p := range s.running {
+			if p.facts.Unit == o.Unit && o.Problem != "" {
+				s.hitGauge(p, -1, dutyFault)
 			}
 		}
 	case Sampled:

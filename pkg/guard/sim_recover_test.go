@@ -44,6 +44,7 @@ type question struct {
 	ask  uint64
 	p    *proc
 	id   TargetID
+	unit string   // that follows
 	look bool     // whether what was started is there
 	only bool     // whether it were to be started
 	of   *account // nil: of one of those after it
@@ -155,6 +156,9 @@ func (s *sim) asksForStart(d RestoreUnit) {
 	if d.PID == 0 {
 		p = s.unitNobody(d.Unit)
 	}
+	if u := s.unit(d.Unit); u != nil {
+		u.owed = 0
+	}
 	if p == nil || p.pid != d.PID {
 		s.failf("start", "target %d, which nobody knows, is to be started", d.Target)
 		return
@@ -265,6 +269,11 @@ func (s *sim) answered(o RestoreDone) {
 			h.then = min(h.then, q.then)
 		}
 		s.oweNext(q.p, q.then)
+		if u := s.unit(q.unit); u != nil && u.bare && o.Started {
+			u.owed = 0
+		} else if u != nil && u.bare && o.Failed && !o.Unasked {
+			u.owed = s.attn + s.longest()
+		}
 		return
 	}
 	var then []string
@@ -281,17 +290,26 @@ func (s *sim) answered(o RestoreDone) {
 		}
 	}
 	settle := func() { h.settled, h.settledIn = true, s.restarts }
+	caused := o.Beside || slices.ContainsFunc(s.g.pending, func(r recovery) bool { return r.under && r.ask == o.Ask && r.caused })
+	if at, is := s.followed[q.p.facts.Unit]; caused && !o.Beside && q.p.pid != 0 && (!is || h.fell > at+5*time.Minute) {
+		s.failf("then", "the end of %d is taken for this guard's own doing", q.p.pid)
+	}
 	switch {
 	case o.Started:
 		a.last = s.now
 		settle()
-		s.oweNext(q.p, 0)
-	case o.Up:
-		if len(then) == 0 {
-			refund(true)
+		if !caused {
+			s.oweNext(q.p, 0)
 		}
-		settle()
-		s.oweNext(q.p, 0)
+	case o.Up:
+		switch {
+		case len(then) == 0 || caused:
+			settle()
+			refund(true)
+		case !q.only: // else no start is left, or it is looked at once more
+			settle()
+			s.oweNext(q.p, 0)
+		}
 	case o.Failed:
 		if h.failedAt, h.unasked = s.now, o.Unasked; o.Unasked {
 			refund(true)
@@ -347,6 +365,7 @@ func (s *sim) putOffAll() { s.putOff(func(*owing) bool { return true }) }
 // ends notes that the end of a process is known, and whether it is to come back.
 func (s *sim) ends(p *proc, name EventName) {
 	h := &p.past
+	h.fell, h.fellIn = s.now, s.restarts
 	for i := range s.orders {
 		if o := &s.orders[i]; o.p == p && o.until > 0 {
 			h.heldUntil = o.until
@@ -405,9 +424,34 @@ func (s *sim) asksForFollower(d RestartUnit) {
 			s.failf("then", "%s is restarted, and %d in it is protected or held", d.Unit, o.pid)
 		}
 	}
+	s.followed[d.Unit] = s.now
+	for _, o := range s.all {
+		h := &o.past
+		if o.facts.Unit != d.Unit || o.alive || !plain(o) || h.fell == 0 || s.reloaded >= h.endedAt || s.now-h.fell > time.Minute ||
+			slices.ContainsFunc(s.running, func(x *proc) bool { return x.facts.Unit == d.Unit && x.past.names&h.names != 0 }) {
+			continue
+		}
+		if name := nameOfPlain(o); s.barred(o, name) || s.orderedName(name) && s.g.Next() > s.now {
+			s.failf("then", "%s is restarted, and %d (%s), who ended in it, was protected or held", d.Unit, o.pid, name)
+		}
+	}
 	then := 0
 	if plain(p) {
 		policy := s.policyOf(nameOfPlain(p))
+		switch first := h.then == 0 || h.thenIn != s.restarts; {
+		case h.byThen && !h.laddered:
+			s.failf("then", "%s is restarted after %s, of which %d was ended by a restart of that kind", d.Unit, d.After, p.pid)
+		case d.Unit == p.facts.Unit:
+			s.failf("then", "%s is restarted after itself", d.Unit)
+		case first && s.restarts == 0 && s.reloaded == 0:
+			switch a := s.account(keyFor(policy, p.facts.Unit, nameOfPlain(p))); {
+			case a.lastOf(h.id) >= 0 || a.renewed >= h.endedAt:
+			case policy.Restart == config.RestartCommand: // somebody else has started it again
+				s.take(a, h.id, policy)
+			default:
+				s.failf("budget", "%s is restarted after %s (%s), which costs no start", d.Unit, d.After, nameOfPlain(p))
+			}
+		}
 		then = slices.Index(policy.Then, d.Unit) + 1
 		if then == 0 || policy.Restart == config.RestartNone {
 			s.failf("then", "%s is restarted after %s, which its rule does not say", d.Unit, d.After)
@@ -421,7 +465,8 @@ func (s *sim) asksForFollower(d RestartUnit) {
 		h.then, h.thenIn = then, s.restarts
 		s.owings = slices.DeleteFunc(s.owings, func(o owing) bool { return o.p == p })
 	}
-	s.questions = append(s.questions, question{ask: d.Ask, p: p, then: then})
+	s.questions = append(s.questions, question{ask: d.Ask, p: p, unit: d.Unit, then: then})
+	s.ladderBegan = true // the registry is written
 }
 
 // unitNobody stands for whom a unit is started that never registered.
@@ -485,6 +530,7 @@ func (s *sim) saysOfStarts(e *Event) {
 		s.renewed(a)
 	case EvRefused:
 		if strings.Contains(e.Message, "is not restarted after") {
+			s.account([2]string{"", e.Process}).doubt = true // this may have been the first of a round
 			for i := range s.owings {
 				o := &s.owings[i]
 				if o.p.pid == e.PID && o.then > 0 && s.policyOf(nameOfPlain(o.p)).Then[o.then-1] == e.Unit {
@@ -531,6 +577,15 @@ func (s *sim) comeBack() {
 	for _, a := range s.accounts {
 		if a.given && s.attn > a.until+2*(attentionStep+attentionSlack) {
 			s.failf("given up", "%s%s for longer than it should be", a.unit, a.name)
+		}
+	}
+	for _, u := range s.fakeUnits {
+		switch {
+		case u.owed == 0:
+		case !s.acts || !s.actsKnown || len(s.orders) > 0 || len(s.questions) > 0 || s.account([2]string{u.name, ""}).given:
+			u.owed = max(u.owed, s.attn+s.longest())
+		case s.attn > u.owed:
+			s.failf("not started", "%s, which did not come up after its restart", u.name)
 		}
 	}
 	for i := len(s.owings) - 1; i >= 0; i-- {

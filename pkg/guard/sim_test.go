@@ -113,6 +113,7 @@ type sim struct {
 	race                                      race
 	late                                      jitter
 	crashIn                                   int
+	followed                                  map[string]time.Duration // when a unit was last to be restarted after another
 	crash                                     snapshot
 	lostPid                                   [simPids]bool // an exit notice of a process with this number never came
 	began                                     time.Duration
@@ -178,7 +179,7 @@ func (s *sim) failf(check, f string, a ...any) {
 
 // runSchedule runs a schedule and returns its world.
 func runSchedule(list schedule, cover *coverage, fig *figures) *sim {
-	s := &sim{cover: cover, duties: &cover.duties, figures: fig}
+	s := &sim{followed: map[string]time.Duration{}, cover: cover, duties: &cover.duties, figures: fig}
 	s.world = &world{t: s, cfg: variants[0][0], now: 1000 * sec, procs: map[int32]*proc{}, held: map[TargetID]*proc{}, kept: map[string]int{}, acts: true, fresh: true, sim: s}
 	s.g = New(s.cfg)
 	s.addTable(7, simSlots)

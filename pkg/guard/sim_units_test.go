@@ -21,9 +21,11 @@ const (
 	unitStopping
 )
 
-// fakeUnit is a unit. Those that follow others have no process.
+// fakeUnit is a unit.
 type fakeUnit struct {
 	name               string
+	bare               bool   // one that follows others, and whose processes never register
+	needs              string // the unit with which it is restarted
 	state              unitState
 	main               *proc // nil: it is down
 	nobody             *proc // stands for whom it is started that never registered
@@ -37,6 +39,7 @@ type fakeUnit struct {
 	refused            int           // of its next starts, as many fail at once
 	asksBack, tookBack bool          // what was set is to be, or was taken back
 	has, had           UnitLimits    // its properties, and what they are without us
+	owed               time.Duration // attention time until which it is to be started; 0: it is not
 }
 
 const (
@@ -47,6 +50,7 @@ const (
 
 var (
 	unitNames     = []string{"u0.service", "u1.service", "u2.service", "u3.service"}
+	unitNeeds     = []string{"t0.service", "", "u1.service", ""}
 	followerNames = []string{"t0.service", "t1.service"}
 )
 
@@ -55,6 +59,11 @@ func (s *sim) unit(name string) *fakeUnit {
 		if u.name == name {
 			return u
 		}
+	}
+	if slices.Contains(followerNames, name) {
+		u := &fakeUnit{name: name, bare: true, state: unitActive, nobody: &proc{}}
+		s.fakeUnits = append(s.fakeUnits, u)
+		return u
 	}
 	return nil
 }
@@ -65,7 +74,7 @@ func (s *sim) unitAt(n uint16) *fakeUnit {
 	if u := s.unit(name); u != nil {
 		return u
 	}
-	u := &fakeUnit{name: name, nobody: &proc{}, had: UnitLimits{Unlimited, Unlimited}}
+	u := &fakeUnit{name: name, needs: unitNeeds[n%simUnits], nobody: &proc{}, had: UnitLimits{Unlimited, Unlimited}}
 	if n%2 == 1 {
 		u.had = UnitLimits{50, 300000}
 	}
@@ -241,6 +250,9 @@ func (s *sim) systemd(d Decision) {
 				return
 			}
 			answer(settled, func() Observation {
+				if u := s.unit(d.Unit); u != nil && u.bare {
+					return o
+				}
 				if p := s.startedBy(d, &o); p == nil || !p.alive && (p.past.really == EndedBadly || d.Command != nil) {
 					o.Started, o.Failed, o.Reason = false, true, "it failed within 2s"
 				}
@@ -324,6 +336,9 @@ func (s *sim) startAgain(d RestoreUnit) (o RestoreDone, started bool) {
 	o = RestoreDone{Ask: d.Ask}
 	p, u := s.procOf(d.Target), s.unit(d.Unit)
 	main := u != nil && (d.PID == 0 || p != nil && p.past.unit == u)
+	for n := u; n != nil && n.needs != ""; n = s.unit(n.needs) {
+		o.Beside = o.Beside || slices.Contains(d.Beside, n.needs)
+	}
 	switch {
 	case s.busDown:
 		o.Failed, o.Unasked, o.Reason = true, true, "the bus is away"
@@ -352,7 +367,7 @@ func (s *sim) startAgain(d RestoreUnit) (o RestoreDone, started bool) {
 		o.Reason = "it was not its main process"
 	case u.state == unitWaits, u.state == unitStopping:
 		o.Coming, o.Reason = true, "systemd is at it"
-	case u.main != nil:
+	case u.main != nil, u.bare && u.state == unitActive:
 		o.Up = true
 	case d.Crashed && u.state != unitFailed, u.stoppedAt > 0 && (d.Crashed || u.stoppedAt <= d.Struck), d.PID != 0 && u.ran != p && u.state != unitFailed:
 		o.Reason = "it was stopped"
@@ -361,6 +376,8 @@ func (s *sim) startAgain(d RestoreUnit) (o RestoreDone, started bool) {
 	case u.refused > 0 || s.refuse > 0:
 		u.refused, s.refuse = max(u.refused-1, 0), max(s.refuse-1, 0)
 		o.Failed, o.Reason = true, "its start job ended as failed"
+	case u.bare:
+		u.state, o.Started = unitActive, true
 	default:
 		if s.boot(u); u.main == nil {
 			o.Failed, o.Reason = true, "no room"
@@ -378,7 +395,7 @@ func (s *sim) seenStarted(d LookAtStarted) RestoreDone {
 	switch {
 	case s.busDown:
 		o.Failed, o.Unasked, o.Reason = true, true, "the bus is away"
-	case u != nil && u.main != nil, u == nil && p != nil && p.alive:
+	case u != nil && (u.main != nil || u.bare && u.state == unitActive), u == nil && p != nil && p.alive:
 		o.Up = true
 	case u != nil && (u.state == unitWaits || u.state == unitStopping):
 		o.Coming = true
@@ -395,24 +412,48 @@ func (s *sim) follow(d RestartUnit) RestoreDone {
 	switch {
 	case s.busDown:
 		o.Failed, o.Unasked, o.Reason = true, true, "the bus is away"
-	case slices.Contains(followerNames, d.Unit) && s.refuse > 0:
+	case u != nil && u.bare && s.refuse > 0:
 		s.refuse--
+		u.state = unitFailed
+		s.withUnit(u)
 		o.Failed, o.Reason = true, "its start job ended as failed"
-	case slices.Contains(followerNames, d.Unit):
-		o.Started = true
+	case u != nil && u.bare:
+		u.state, o.Started = unitActive, true
+		s.withUnit(u)
 	case u == nil || u.main == nil:
 		o.Reason = "it was stopped before"
 	default:
-		s.restartUnit(u)
+		s.restartAfter(u)
 		o.Started = true
 	}
 	return o
 }
 
-// restartUnit is systemd's own restart.
+// restartAfter restarts a unit because another came back, and those that need it.
+func (s *sim) restartAfter(u *fakeUnit) {
+	for _, p := range s.running {
+		p.past.byThen = p.past.byThen || p.facts.Unit == u.name
+	}
+	s.restartUnit(u)
+	s.withUnit(u)
+}
+
+func (s *sim) withUnit(u *fakeUnit) {
+	for _, o := range s.fakeUnits {
+		if o.needs == u.name && o.main != nil {
+			s.restartAfter(o)
+		}
+	}
+}
+
+// restartUnit is systemd's own restart. Some do not stop in time, and are killed.
 func (s *sim) restartUnit(u *fakeUnit) {
 	u.state = unitStopping
-	s.shut(u.main)
+	if p := u.main; p.pid%3 == 0 {
+		p.exit(false)
+	} else {
+		s.shut(p)
+	}
 	s.boot(u)
 }
 

@@ -13,7 +13,7 @@ import (
 
 // StateVersion is the version of the bytes that Save writes. It changes with
 // every change of their meaning; another version is never read.
-const StateVersion = 11
+const StateVersion = 12
 
 // maxSlots bounds what a damaged state can make Restore allocate; the daemon
 // attaches 16 tables of 100000 records at most.
@@ -84,6 +84,7 @@ func (g *Guard) Save(buf []byte) []byte {
 	for i := range g.budgets {
 		g.budgets[i].save(&w)
 	}
+	g.saveThen(&w)
 	w.u32(uint32(len(g.throttles)))
 	for i := range g.throttles {
 		g.throttles[i].save(&w)
@@ -295,6 +296,7 @@ func Restore(cfg *config.Config, state []byte) (*Guard, error) {
 		g.overdue = append(g.overdue, overdue{r.upTo(attn), TargetID(r.u64())})
 	}
 	g.restoreRecoveries(&r)
+	g.restoreThen(&r)
 	for n := r.count(maxThrottles); n > 0 && !r.bad; n-- {
 		var x throttle
 		x.restore(&r, attn)

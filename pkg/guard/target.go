@@ -754,6 +754,7 @@ func (g *Guard) ended(ix int32, status string) {
 		return
 	}
 	was := t.state
+	g.fell(ix)
 	g.unbrake(ix)
 	g.dropLimits(ix, "it has ended")
 	t.state, t.status, t.channel = Ended, status, ""

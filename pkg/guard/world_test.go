@@ -66,8 +66,9 @@ type world struct {
 	onRestore   func(RestoreUnit) RestoreDone // answers it instead, where it is set
 	onGlance    func(RestoreUnit) RestoreDone // answers one that is to look only; nil: it is down
 	onLook      func(LookAtStarted) RestoreDone
-	restoreTime time.Duration // until an answer comes, if more than 200 ms
-	lookTime    time.Duration // the same about what was started
+	onFollow    func(RestartUnit) (RestoreDone, time.Duration) // the answer, and how long that takes
+	restoreTime time.Duration                                  // until an answer comes, if more than 200 ms
+	lookTime    time.Duration                                  // the same about what was started
 
 	// What programs use, see limit_test.go.
 	units     map[string]UnitLimits    // what units have
@@ -622,7 +623,12 @@ func (w *world) systemd(d Decision) {
 			w.post(200*ms, RestoreDone{Ask: d.Ask, Up: true})
 		}
 	case RestartUnit:
-		w.post(200*time.Millisecond, RestoreDone{Ask: d.Ask, Started: true})
+		o, after := RestoreDone{Started: true}, 200*ms
+		if w.onFollow != nil {
+			o, after = w.onFollow(d)
+		}
+		o.Ask = d.Ask
+		w.post(after, o)
 	default:
 		w.unitDoes(d)
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"maps"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -238,7 +239,7 @@ func (u unitOf) GetAll(string) (map[string]dbus.Variant, *dbus.Error) {
 	}
 	u.m.mu.Lock()
 	defer u.m.mu.Unlock()
-	return u.m.units[u.name], nil
+	return maps.Clone(u.m.units[u.name]), nil // it is encoded after this
 }
 
 func (m *pid1) job(what, unit string) (dbus.ObjectPath, *dbus.Error) {

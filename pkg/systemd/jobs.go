@@ -28,7 +28,7 @@ const maxHeard = 200
 //
 //	PropertiesChanged(Job=n, inactive or failed) ─▶ JobRemoved(n, done) ─▶ PropertiesChanged(Job=0, inactive or failed)
 //
-// A start that a condition keeps from starting looks the same, but moves the time at which the conditions were checked; a
+// The stop that takes a unit down ends with the same three, but was its Job before it was down. A start that a condition keeps from starting looks the same, but moves the time at which the conditions were checked; a
 // job that is nothing for a unit that is down (try-restart) is never its Job.
 type jobs struct {
 	mu    sync.Mutex
@@ -45,6 +45,8 @@ type heard struct {
 	job     uint32 // its job while it is down, 0: none
 	done    bool   // that has ended as done
 	stopped bool   // by somebody, and no start was tried since
+	up      bool   // it was not down when it was heard of last
+	fall    uint32 // the job with which it went down: that of a stop, or of a unit that it is bound to
 }
 
 // StoppedDown reports whether somebody has stopped a pinned unit while it was down, and has not tried to start it since.
@@ -277,7 +279,11 @@ func (h *heard) changed(p map[string]dbus.Variant) {
 	}
 	id, _ := job[0].(uint32)
 	down := active == "inactive" || active == "failed"
-	if !down || checked != h.checked {
+	if !down || h.up {
+		h.fall = id
+	}
+	h.up = !down
+	if !down || checked != h.checked || id == h.fall && id != 0 {
 		h.stopped, h.done, id = false, false, 0
 	} else if id == 0 && h.job != 0 && h.done {
 		h.stopped = true

@@ -64,6 +64,15 @@ func TestStoppedDown(t *testing.T) {
 		{"stopped", func(unit string) { stop(m.conn, unit) }, down, true},
 		{"stopped and reset", func(unit string) { stop(m.conn, unit); changed(m.conn, unit, "inactive", 0, checked) }, down, true},
 		{"nothing", func(string) {}, down, false},
+		{"bound to one that fell", func(unit string) { changed(m.conn, unit, "deactivating", 7, checked); stop(m.conn, unit) }, down, false},
+		{"the same, at once", func(unit string) { changed(m.conn, unit, "active", 0, checked); stop(m.conn, unit) }, down, false},
+		{"fell, then stopped", func(unit string) {
+			changed(m.conn, unit, "active", 6, checked)
+			changed(m.conn, unit, "failed", 6, checked)
+			removed(m.conn, unit, 6, "done")
+			changed(m.conn, unit, "failed", 0, checked)
+			stop(m.conn, unit)
+		}, down, true},
 		{"of another", func(string) { stop(m.conn, "other.service") }, down, false},
 		{"by a stranger", func(unit string) { stop(stranger, unit) }, down, false},
 		{"the stranger says it has ended", func(unit string) {

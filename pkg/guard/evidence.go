@@ -135,7 +135,7 @@ func (t *target) responseTo(verdict string) config.Response {
 // toBeEnded says whether a target with its verdict is one to be ended, by its rule.
 func (t *target) toBeEnded() bool {
 	if t.limited != "" {
-		return t.limitStands() && t.policy.Action == config.ActionLadder && t.untouchable() == ""
+		return t.limitStands(config.LimitLadder) && t.policy.Action == config.ActionLadder && t.untouchable() == ""
 	}
 	switch t.responseTo(t.verdict) {
 	case config.RespondLadder, config.RespondWait:

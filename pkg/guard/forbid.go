@@ -48,6 +48,9 @@ func (g *Guard) ForbidsLimit(x RestartForLimit) string {
 	if !ok || g.targets[ix].state == Ended {
 		return "its process has ended"
 	}
+	if !g.targets[ix].limitStands(config.LimitRestart) {
+		return "no limit says so any more"
+	}
 	for _, k := range g.inUnit(x.Unit) {
 		o := &g.targets[k]
 		if !o.used || o.state == Ended || o.facts.Unit != x.Unit || o.forged() && k != ix {

@@ -1,6 +1,7 @@
 package guard
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -100,27 +101,44 @@ func TestForbids(t *testing.T) {
 // TestForbidsLimit has the same between the decision to restart a unit for a limit, and its job.
 func TestForbidsLimit(t *testing.T) {
 	for name, tt := range map[string]struct {
-		change func(w *world, p *proc)
+		change func(w *world, p *proc, threads *float64)
 		want   string
 	}{
-		"nothing":           {func(*world, *proc) {}, ""},
-		"held":              {func(w *world, _ *proc) { w.hold(HoldOrder{Name: "c", For: time.Hour}) }, "pid 110 (c): uid 0 ordered to leave it alone"},
-		"a neighbour held":  {func(w *world, _ *proc) { w.hold(HoldOrder{PID: 121, For: time.Hour}) }, "pid 121 (d): uid 0 ordered to leave it alone"},
-		"ended":             {func(w *world, p *proc) { p.exit(true); w.run(sec) }, "its process has ended"},
-		"another unit held": {func(w *world, _ *proc) { w.hold(HoldOrder{PID: 122, For: time.Hour}) }, ""},
-		"unit protected": {func(w *world, _ *proc) {
+		"nothing":           {func(*world, *proc, *float64) {}, ""},
+		"held":              {func(w *world, _ *proc, _ *float64) { w.hold(HoldOrder{Name: "c", For: time.Hour}) }, "pid 110 (c): uid 0 ordered to leave it alone"},
+		"a neighbour held":  {func(w *world, _ *proc, _ *float64) { w.hold(HoldOrder{PID: 121, For: time.Hour}) }, "pid 121 (d): uid 0 ordered to leave it alone"},
+		"ended":             {func(w *world, p *proc, _ *float64) { p.exit(true); w.run(sec) }, "its process has ended"},
+		"another unit held": {func(w *world, _ *proc, _ *float64) { w.hold(HoldOrder{PID: 122, For: time.Hour}) }, ""},
+		"within its limit":  {func(w *world, _ *proc, threads *float64) { *threads = 50; w.run(10 * sec) }, "no limit says so any more"},
+		"another limit": {func(w *world, _ *proc, _ *float64) {
+			w.reload(func(c *config.Config) { c.Rules[0].Limits = []config.Limit{threadsAbove(100, config.LimitReport)} })
+			w.run(time.Minute)
+		}, "no limit says so any more"},
+		"no limit": {func(w *world, _ *proc, _ *float64) {
+			w.reload(func(c *config.Config) { c.Rules = nil })
+		}, "no limit says so any more"},
+		"unit protected": {func(w *world, _ *proc, _ *float64) {
 			w.reload(func(c *config.Config) { c.Protect.Units = []string{"c.service"} })
 		}, "pid 110 (c): protected by protect.units \"c.service\""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w, p, _ := limited(t, threadsAbove(100, config.LimitRestart))
+			w, p, threads := limited(t, threadsAbove(100, config.LimitRestart))
+			*threads = 150
+			w.unitFault = "no bus" // it is asked again and again
 			w.client(121, "d", 10, 5*sec).facts.Unit = p.facts.Unit
 			w.client(122, "e", 10, 5*sec).facts.Unit = "e.service"
-			w.run(10 * sec)
+			w.run(time.Minute)
 			x := RestartForLimit{Unit: p.facts.Unit, Target: w.g.targets[w.g.byPID[110]].id, PID: 110}
-			tt.change(w, p)
+			tt.change(w, p, threads)
 			if got := w.g.ForbidsLimit(x); got != tt.want {
 				t.Errorf("%q, want %q", got, tt.want)
+			}
+			w.events = nil
+			w.post(0, RestartedForLimit{Unit: x.Unit, Target: x.Target, PID: x.PID, Problem: "it is forbidden"})
+			w.run(sec)
+			again := tt.want != "no limit says so any more" && tt.want != "its process has ended"
+			if e := w.find(EvLimitFailed, 0); len(e) != 1 || strings.Contains(e[0].Message, "trying again") != again {
+				t.Errorf("tried again: want %v\n%s", again, w)
 			}
 		})
 	}

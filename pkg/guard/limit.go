@@ -294,15 +294,15 @@ func (g *Guard) endForLimit(ix int32, m *gauge) {
 	g.gather(ix)
 }
 
-// limitStands says whether a limit that says ladder is exceeded by a target.
-func (t *target) limitStands() bool {
-	return slices.ContainsFunc(t.gauges, func(m gauge) bool { return m.over && m.Action == config.LimitLadder })
+// limitStands says whether a limit with an action is exceeded by a target.
+func (t *target) limitStands(action config.LimitAction) bool {
+	return slices.ContainsFunc(t.gauges, func(m gauge) bool { return m.over && m.Action == action })
 }
 
 // spared says why a target is not ended for its limit after all, "" if it is.
 func (g *Guard) spared(ix int32) string {
 	t := &g.targets[ix]
-	if !t.limitStands() {
+	if !t.limitStands(config.LimitLadder) {
 		return "no limit says so any more"
 	}
 	if why := t.look.excuse(); why != "" && t.responseTo(why) == config.RespondHold {
@@ -387,11 +387,13 @@ func (o RestartedForLimit) apply(g *Guard) {
 		g.restarting = recovery{}
 	}
 	wait := failedWait
+	ix, ok := g.byID[o.Target]
+	stands := ok && g.targets[ix].limitStands(config.LimitRestart)
 	e := &Event{Name: EvLimitRestarted, Level: LevelNotice, PID: o.PID, Unit: o.Unit, Slot: -1, Reason: "limit"}
 	e.Message = fmt.Sprintf("%s was restarted, because pid %d in it exceeded a limit", o.Unit, o.PID)
 	switch {
 	case o.Problem == "":
-	case looked && !o.Begun: // what is over its limit yet is dealt with as it was to be
+	case !o.Begun && (looked || !stands): // what is over its limit yet is dealt with as it was to be
 		wait = 0
 		e.Name, e.Reason = EvLimitFailed, o.Problem
 		e.Message = fmt.Sprintf("%s was not restarted, although pid %d in it exceeded a limit: %s; its limits are judged anew", o.Unit, o.PID, o.Problem)
@@ -399,7 +401,7 @@ func (o RestartedForLimit) apply(g *Guard) {
 		e.Name, e.Level, e.Reason = EvLimitFailed, LevelError, o.Problem
 		e.Message = fmt.Sprintf("%s could not be restarted, although pid %d in it exceeds a limit: %s; trying again in %s", o.Unit, o.PID, o.Problem, seconds(failedWait))
 	}
-	if ix, ok := g.byID[o.Target]; ok && o.Problem != "" {
+	if ok && o.Problem != "" {
 		for k := range g.targets[ix].gauges {
 			if m := &g.targets[ix].gauges[k]; m.over && m.Action == config.LimitRestart {
 				m.settled, m.again = false, g.clock.attn+wait

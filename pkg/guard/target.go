@@ -652,7 +652,12 @@ func (o Consented) apply(g *Guard) {
 			// It joined just now, so the record that it is late by may be a
 			// forged one, and its own has not been seen yet.
 			g.forgetLate(t.id)
-			t.state, t.verdict, g.due[ix], t.began = Guarded, "unverified", g.clock.attn, 0
+			t.state, g.due[ix] = Guarded, g.clock.attn
+			if t.verdict != "" { // its episode began before
+				t.state = Reported
+			} else {
+				t.began = 0
+			}
 			t.dropQuestions()
 		}
 	}

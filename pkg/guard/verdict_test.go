@@ -141,6 +141,37 @@ func TestWaitingOverRestart(t *testing.T) {
 	}
 }
 
+// TestBeatAfterConsentAnew: a new daemon that has to ask for consent anew hears of it when the extra timeout is over. Who
+// beats then has an episode of its own when it falls silent again, with an extra timeout of its own.
+func TestBeatAfterConsentAnew(t *testing.T) {
+	w := newWorld(t)
+	w.noInodes = true
+	p := w.client(110, "c", 10, 5*sec)
+	w.client(120, "other", 10, 5*sec)
+	w.run(20 * sec)
+	p.hang()
+	p.proof.Host = Pressure{CPU: 99}
+	w.run(20500 * ms)
+	w.want(110, "registered late waiting")
+	w.restart()
+	w.askDelay = 3 * sec
+	for range 100 {
+		if v := w.view(110); v.State == "late" {
+			break
+		}
+		w.run(50 * ms)
+	}
+	for range 100 {
+		if v := w.view(110); v.State != "late" {
+			break
+		}
+		w.run(50 * ms)
+	}
+	p.beat()
+	w.run(15 * sec)
+	w.want(110, "registered late waiting recovered late waiting")
+}
+
 // TestGapWhileWaiting: the end of the extra timeout is judged with the grace that
 // follows a gap.
 func TestGapWhileWaiting(t *testing.T) {

@@ -555,6 +555,36 @@ func TestSucceeded(t *testing.T) {
 	}
 }
 
+// TestLooksOnlyAgain: who is to look only, because there was no start left, does so until he has an answer. A start that is
+// given back meanwhile has its backoff before it.
+func TestLooksOnlyAgain(t *testing.T) {
+	for name, answer := range map[string]RestoreDone{
+		"somebody is at it":     {Coming: true, Reason: "activating"},
+		"nobody could be asked": {Failed: true, Unasked: true, Reason: "the bus is away"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, func(c *config.Config) { c.Recovery.Wait, c.Recovery.Attempts = 2*sec, 1 })
+			w.restoreTime = 8 * sec // when the start of the first is given back
+			glances := 0
+			w.onGlance = func(RestoreUnit) RestoreDone { glances++; return answer }
+			for pid := int32(110); pid < 112; pid++ {
+				p := w.client(pid, "c", 5, 2*sec)
+				p.facts.Unit, p.ending = "c.service", EndedBadly
+				w.in(10*sec+time.Duration(pid-110)*3*sec, func() { p.exit(false) })
+			}
+			w.run(40 * sec)
+			if len(w.asked) != 1 || glances < 4 {
+				t.Errorf("%d starts, %d looks\n%s", len(w.asked), glances, w)
+			}
+			answer = RestoreDone{Down: true, Reason: "failed"}
+			w.run(time.Minute)
+			if len(w.asked) != 2 {
+				t.Errorf("%d starts when it is down\n%s", len(w.asked), w)
+			}
+		})
+	}
+}
+
 // TestEachUnitItsOwn: many units of one name that fall together come back together.
 func TestEachUnitItsOwn(t *testing.T) {
 	w := newWorld(t, func(c *config.Config) { c.Brake.Enabled = false })

@@ -79,7 +79,7 @@ func (g *Guard) restored(r *recovery, p *config.Policy, o RestoreDone) {
 	case o.Coming:
 		g.refund(r, p, true)
 		if r.looks++; r.looks < maxLooks {
-			r.at = g.lookAgain(r)
+			r.at, r.look = g.lookAgain(r), !r.taken
 		} else {
 			g.leftDown(r, fmt.Sprintf("%s, and that %s after its end", o.Reason, seconds(g.clock.last-r.ended)))
 		}
@@ -94,7 +94,7 @@ func (g *Guard) restored(r *recovery, p *config.Policy, o RestoreDone) {
 		}
 	case o.Failed && o.Unasked: // the bus is away, say: that is no fault of the unit
 		g.refund(r, p, true)
-		r.at = g.lookAgain(r)
+		r.at, r.look = g.lookAgain(r), !r.taken
 		if r.problem != o.Reason {
 			r.problem = o.Reason
 			e := r.event(EvRestoreFailed, LevelError, o.Reason)
@@ -125,7 +125,8 @@ func (g *Guard) restored(r *recovery, p *config.Policy, o RestoreDone) {
 	}
 }
 
-// lookAgain is when a unit is looked at once more: the later the longer it takes.
+// lookAgain is when a unit is looked at once more: the later the longer it takes. Who was to look only looks only
+// then, too: before a start that the budget has by then comes its backoff.
 func (g *Guard) lookAgain(r *recovery) time.Duration {
 	return g.clock.attn + max(g.cfg.Recovery.Wait, min((g.clock.last-r.ended)/2, looksApart))
 }

@@ -49,6 +49,7 @@ func TestSimCases(t *testing.T) {
 		"given up while a start is asked for once more":    "0s host 0 0 13; 0s unit 0 0 14721; 3s stall 9 0 0; 2.391s crash 0 0 0; 5.587s slow-bus 32592 0 0; 40ms bus 0 0 0; 0s unit-crash 0 0 0; 4.835s crash-daemon 2 0 0",
 		"how it ended is known before that is said":        "0s host 0 169 12; 0s start 0 510 0; 4s restart 0 0 0; 1s crash 0 0 0",
 		"beats when it is proven anew that it has joined":  "0s host 2 201 0; 0s start 0 106 0; 0s pressure 1 0 0; 0s late-ticks 58029 22624 0; 3s hang 0 0 0; 5s slow-maps 59559 0 0; 12.428s down 0 0 0; 1.429s torn 0 0 0; 20.694s lock 0 0 0; 642ms pause 15622 0 0",
+		"a start is given back while another looks only":   "0s host 0 0 14; 0s unit 0 439 10755; 3.846s slow-bus 4 0 0; 19.188s lock 0 0 0; 2s lock 0 0 0",
 		"a silence beside the ladder for a limit is given": "0s host 0 0 15; 0s unit 0 17034 0; 3s use 0 56493 0; 7s crash-daemon 2 0 0; 0s unit-hang 0 0 0; 2s lock 0 0 0",
 	}
 	for name, text := range cases {

@@ -92,7 +92,10 @@ func (g *Guard) planRecovery(ix int32, crashed, sure bool) {
 		return
 	}
 	t.returns = true
-	r := recovery{id: t.id, newest: g.nextID, pid: t.pid, name: t.displayName(), user: t.facts.User, uid: t.facts.UID, unit: unit, crashed: crashed, sure: sure, main: t.main, struck: t.struck, ended: g.clock.last}
+	r := recovery{id: t.id, newest: t.newest, pid: t.pid, name: t.displayName(), user: t.facts.User, uid: t.facts.UID, unit: unit, crashed: crashed, sure: sure, main: t.main, struck: t.struck, ended: t.endedMono}
+	if t.state != Ended { // it is found gone just now
+		r.newest, r.ended = g.nextID, g.clock.last
+	}
 	why := t.untouchable()
 	if why == "" && crashed && !sure && !isService(unit) { // which would know
 		why = "nobody knows whether it crashed"

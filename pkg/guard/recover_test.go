@@ -555,6 +555,51 @@ func TestSucceeded(t *testing.T) {
 	}
 }
 
+// TestSucceededBeforePlan: who has come since an end has come in its place, also before it was known that it was a crash,
+// and by whatever daemon. Who was there before has not.
+func TestSucceededBeforePlan(t *testing.T) {
+	for name, tt := range map[string]struct{ before, after, restart bool }{
+		"nobody":                  {},
+		"another":                 {after: true},
+		"another, and a restart":  {after: true, restart: true},
+		"one of before":           {before: true},
+		"before, and a restart":   {before: true, restart: true},
+		"of before, and of after": {before: true, after: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, func(c *config.Config) { c.Rules = []config.Rule{{Restart: config.RestartCommand, Command: command}} })
+			p := w.client(110, "c", 5, 2*sec)
+			p.facts.Unit = RunPrefix + "1.service" // which outlives a restart of the daemon, and tells how it ended
+			if tt.before {
+				w.client(111, "c", 5, 2*sec)
+			}
+			w.run(10 * sec)
+			p.exit(false)
+			if tt.after {
+				w.client(112, "c", 5, 2*sec)
+			}
+			w.run(2900 * ms)
+			if end := w.now - 2900*ms; len(w.g.pending) > 0 {
+				t.Fatalf("planned before %v", end)
+			}
+			if tt.restart {
+				w.restart()
+			}
+			w.in(100*ms, func() { p.late = EndedBadly })
+			w.restoreRes = []RestoreDone{{Started: true, As: RunPrefix + "2.service"}}
+			w.run(time.Minute)
+			if (len(w.asked) == 0) != tt.after {
+				t.Errorf("%+v\n%s", w.asked, w)
+			}
+			for _, d := range w.asked {
+				if d := d.(RestoreUnit); d.Ended != 1010*sec {
+					t.Errorf("it is said to have ended after %v", d.Ended)
+				}
+			}
+		})
+	}
+}
+
 // TestLooksOnlyAgain: who is to look only, because there was no start left, does so until he has an answer. A start that is
 // given back meanwhile has its backoff before it.
 func TestLooksOnlyAgain(t *testing.T) {

@@ -188,6 +188,8 @@ func (s *sim) asksForStart(d RestoreUnit) {
 		s.failf("protected", "%d (%s of %s) is to be started", p.pid, d.Name, p.facts.User)
 	case plain(p) && d.Name != nameOfPlain(p):
 		s.failf("start", "%d is to be started as %s", p.pid, d.Name)
+	case d.Command != nil && s.restarts == 0 && s.replaced(p):
+		s.failf("start", "%d (%s) is to be started, which somebody else has done", p.pid, d.Name)
 	case d.PID == 0:
 		if a.given && !d.Look {
 			s.failf("given up", "%s is to be started", d.Unit)
@@ -609,4 +611,15 @@ func (s *sim) comeBack() {
 // after it.
 func (s *sim) another(p *proc) bool {
 	return slices.ContainsFunc(s.all, func(o *proc) bool { return o.past.id > p.past.id && o.past.names&p.past.names != 0 })
+}
+
+// replaced says whether somebody else has surely started again what ended: another of its name and user has registered since,
+// and nobody else of these has ended.
+func (s *sim) replaced(p *proc) bool {
+	alike := func(o *proc) bool { return o != p && o.past.names == p.past.names && o.facts.User == p.facts.User }
+	return plain(p) && p.past.noticed > 0 &&
+		!slices.ContainsFunc(s.all, func(o *proc) bool { return alike(o) && !o.alive }) &&
+		slices.ContainsFunc(s.running, func(o *proc) bool {
+			return alike(o) && plain(o) && o.past.registered && o.past.beganAt > p.past.noticed && s.heldProc(o) && !strings.HasPrefix(o.facts.Unit, RunPrefix)
+		})
 }

@@ -13,7 +13,7 @@ import (
 
 // StateVersion is the version of the bytes that Save writes. It changes with
 // every change of their meaning; another version is never read.
-const StateVersion = 12
+const StateVersion = 13
 
 // maxSlots bounds what a damaged state can make Restore allocate; the daemon
 // attaches 16 tables of 100000 records at most.
@@ -28,7 +28,7 @@ const maxGauges = 256
 
 // leastTarget is how many bytes a saved target takes at least. What Restore makes room
 // for must have its bytes: a count that is damaged costs no memory.
-const leastTarget = 276
+const leastTarget = 292
 
 var errState = errors.New("saved state is damaged")
 
@@ -183,6 +183,8 @@ func (t *target) save(w *writer, due time.Duration) {
 	w.flag(t.unclear)
 	w.str(t.limited)
 	w.flag(t.main)
+	w.dur(t.endedMono)
+	w.u64(uint64(t.newest))
 	at := len(w.b)
 	w.u32(0)
 	n := uint32(0)
@@ -414,6 +416,7 @@ func (t *target) restore(r *reader, attn time.Duration) {
 	t.killedBy = r.str()
 	t.step, t.let, t.sent, t.sentMono, t.struck = int32(r.u32()), r.flag(), r.flag(), r.upTo(maxTime), r.upTo(maxTime)
 	t.said, t.unclear, t.limited, t.main = r.flag(), r.flag(), r.str(), r.flag()
+	t.endedMono, t.newest = r.upTo(maxTime), TargetID(r.u64())
 	for n := r.count(maxGauges); n > 0 && !r.bad; n-- {
 		var m gauge
 		m.restore(r, attn)

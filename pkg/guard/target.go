@@ -175,6 +175,8 @@ type target struct {
 	struck      time.Duration // when its first signal was sent, mono; 0: there was none
 	status      string        // how it ended
 	ending      Ending
+	endedMono   time.Duration
+	newest      TargetID  // the latest target when it ended
 	returns     bool      // it was planned to have it come back
 	main        bool      // it is its unit's main process
 	succeeds    bool      // it came in the place of one that ended
@@ -763,6 +765,7 @@ func (g *Guard) ended(ix int32, status string) {
 	g.unbrake(ix)
 	g.dropLimits(ix, "it has ended")
 	t.state, t.status, t.channel = Ended, status, ""
+	t.endedMono, t.newest = g.clock.last, g.nextID
 	g.restLeft(t.id)
 	t.resume = false
 	t.dropQuestions()

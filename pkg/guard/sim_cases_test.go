@@ -50,6 +50,8 @@ func TestSimCases(t *testing.T) {
 		"how it ended is known before that is said":        "0s host 0 169 12; 0s start 0 510 0; 4s restart 0 0 0; 1s crash 0 0 0",
 		"beats when it is proven anew that it has joined":  "0s host 2 201 0; 0s start 0 106 0; 0s pressure 1 0 0; 0s late-ticks 58029 22624 0; 3s hang 0 0 0; 5s slow-maps 59559 0 0; 12.428s down 0 0 0; 1.429s torn 0 0 0; 20.694s lock 0 0 0; 642ms pause 15622 0 0",
 		"a start is given back while another looks only":   "0s host 0 0 14; 0s unit 0 439 10755; 3.846s slow-bus 4 0 0; 19.188s lock 0 0 0; 2s lock 0 0 0",
+		"follows into a unit of one who was held":          "0s host 0 0 13; 0s unit 13 0 0; 0s unit 0 891 0; 0s unit-hang 0 0 0; 2s hold 0 0 227; 0s crash 0 0 0; 8s lock 0 0 0",
+		"nobody acts at the end":                           "0s start 0 0 210; 8s remove-table 0 0 0; 1s lose-table 13 0 0; 0s lock 0 0 0; 1s read-only 0 0 0",
 		"a silence beside the ladder for a limit is given": "0s host 0 0 15; 0s unit 0 17034 0; 3s use 0 56493 0; 7s crash-daemon 2 0 0; 0s unit-hang 0 0 0; 2s lock 0 0 0",
 	}
 	for name, text := range cases {

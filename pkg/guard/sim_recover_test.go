@@ -245,6 +245,17 @@ func (s *sim) paced2(p *proc, a *account, lost bool) {
 	}
 }
 
+// heldAtEnd says whether a process was held when it ended, and would be by now. An order for a pid outlives it, for those
+// who would restart its unit.
+func (s *sim) heldAtEnd(p *proc) bool {
+	return !p.alive && p.past.heldUntil > s.now && !p.past.freed
+}
+
+// heldIn says whether one who ended in a unit is held still.
+func (s *sim) heldIn(unit string) bool {
+	return slices.ContainsFunc(s.all, func(o *proc) bool { return o.facts.Unit == unit && s.heldAtEnd(o) })
+}
+
 // orderedName says whether an order holds all of a name.
 func (s *sim) orderedName(name string) bool {
 	return slices.ContainsFunc(s.orders, func(o order) bool { return o.All || o.p == nil && o.Name == name })
@@ -433,7 +444,7 @@ func (s *sim) asksForFollower(d RestartUnit) {
 			slices.ContainsFunc(s.running, func(x *proc) bool { return x.facts.Unit == d.Unit && x.past.names&h.names != 0 }) {
 			continue
 		}
-		if name := nameOfPlain(o); s.barred(o, name) || s.orderedName(name) && s.g.Next() > s.now {
+		if name := nameOfPlain(o); s.barred(o, name) || s.orderedName(name) && s.g.Next() > s.now || s.heldAtEnd(o) {
 			s.failf("then", "%s is restarted, and %d (%s), who ended in it, was protected or held", d.Unit, o.pid, name)
 		}
 	}
@@ -599,7 +610,7 @@ func (s *sim) comeBack() {
 			o.then == 0 && o.key[0] == "" && s.statuses > 1 && !s.actsKnown, // just when it is known how it ended
 			policy.Restart == config.RestartCommand && o.then == 0 && s.another(o.p):
 			s.owings = slices.Delete(s.owings, i, i+1)
-		case !s.acts || !s.actsKnown || s.ordered(o.p, false) || o.p.past.heldUntil > s.now || s.account(o.key).given || len(s.questions) > 0 || o.then > 0 && len(s.orders) > 0:
+		case !s.acts || !s.actsKnown || s.ordered(o.p, false) || o.p.past.heldUntil > s.now || s.account(o.key).given || len(s.questions) > 0 || o.then > 0 && (len(s.orders) > 0 || s.heldIn(policy.Then[o.then-1])):
 			o.due = max(o.due, s.attn+s.longest())
 		case s.attn > o.due:
 			s.failf("not started", "%d (%s, %s, follower %d) ended %v ago", o.p.pid, nameOfPlain(o.p), o.p.facts.Unit, o.then, s.now-o.p.past.endedAt)

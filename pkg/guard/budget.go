@@ -301,8 +301,8 @@ func (g *Guard) Recoveries() []RecoveryView {
 		p := g.policyOf(r)
 		key := keyOf(&p, r.name, r.unit)
 		x := waits{p, pending[key].next}
-		if r.at != never && r.next == 0 && (x.next == 0 || r.at-g.clock.attn < x.next) {
-			x.next = max(r.at-g.clock.attn, 1)
+		if next := max(r.at-g.clock.attn, r.held-g.clock.last, 1); r.at != never && r.next == 0 && (x.next == 0 || next < x.next) {
+			x.next = next
 		}
 		pending[key] = x
 	}

@@ -36,7 +36,7 @@ func (g *Guard) barred(r *recovery) (why string, held bool) {
 	} else if r.pid != 0 && !g.cfg.MayUse(r.uid, r.user, r.name) {
 		why = "[[names]] does not let " + r.user + " use that name"
 	}
-	return why, slices.ContainsFunc(g.holds, func(h hold) bool { return h.All || h.id == 0 && config.Glob(h.Name, r.name) })
+	return why, r.held > g.clock.last || slices.ContainsFunc(g.holds, func(h hold) bool { return h.All || h.id == 0 && config.Glob(h.Name, r.name) })
 }
 
 // ForbidsLimit says why a unit is not to be restarted for a limit any more, "" if it is.

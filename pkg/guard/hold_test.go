@@ -189,6 +189,51 @@ func TestHoldOfReused(t *testing.T) {
 	}
 }
 
+// TestHoldOfEnded: an order for a pid outlives the process with what is to come back of it, and can be released there.
+func TestHoldOfEnded(t *testing.T) {
+	for name, tt := range map[string]struct {
+		after    time.Duration // its end
+		restarts bool
+	}{
+		"at once":             {after: 2 * sec}, // the order is there yet
+		"the order is gone":   {after: time.Minute},
+		"over a restart":      {after: time.Minute, restarts: true},
+		"when it is released": {after: 3 * time.Hour},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			p := w.client(110, "c", 5, 2*sec)
+			p.facts.Unit, p.ending = "c.service", EndedBadly
+			w.run(10 * sec)
+			w.hold(HoldOrder{PID: 110, For: 24 * time.Hour})
+			w.run(sec)
+			p.exit(false)
+			w.run(sec)
+			if v := w.g.Recoveries(); len(v) != 1 || v[0].Next < 23*time.Hour || v[0].Next > 24*time.Hour {
+				t.Errorf("%+v", v)
+			}
+			w.run(tt.after - sec)
+			if tt.restarts {
+				w.restart()
+				w.run(sec)
+			}
+			if len(w.asked) > 0 {
+				t.Fatalf("started against an order\n%s", w)
+			}
+			if n, err := w.g.Unhold(Selector{PID: 110}, "op"); n != 1 || err != nil {
+				t.Errorf("released %d, %v", n, err)
+			}
+			if n, err := w.g.Unhold(Selector{PID: 110}, "op"); err == nil {
+				t.Errorf("released %d once more", n)
+			}
+			w.run(w.cfg.Recovery.Wait + sec)
+			if len(w.asked) != 1 {
+				t.Errorf("%d starts\n%s", len(w.asked), w)
+			}
+		})
+	}
+}
+
 func TestHoldErrors(t *testing.T) {
 	w, _ := hung(t)
 	for _, o := range []HoldOrder{

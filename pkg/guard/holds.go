@@ -190,9 +190,9 @@ func orSomebody(by string) string {
 // for all. The error is an *OrderError for orders that do not stand.
 func (g *Guard) Unhold(s Selector, by string) (released int, err error) {
 	at := slices.IndexFunc(g.holds, func(x hold) bool { return x.Selector == s })
-	fallen := s.PID != 0 && g.unholdFallen(s.PID)
+	ended := s.PID != 0 && g.unholdEnded(s.PID)
 	switch {
-	case at < 0 && fallen:
+	case at < 0 && ended:
 		return 1, nil
 	case at < 0:
 		h := hold{Selector: s, id: TargetID(s.PID)}

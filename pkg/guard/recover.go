@@ -51,6 +51,7 @@ type recovery struct {
 	main    bool          // it was its unit's main process
 	struck  time.Duration // when the first signal was sent, mono; 0: there was none
 	ended   time.Duration // mono
+	held    time.Duration // until when an order for its pid holds it, mono; 0: none does
 	looks   int           // at which somebody else was starting or stopping it
 	next    int           // who is to be started: 0 it itself, n the nth of those after it
 	look    bool          // it is to be looked at only: there was no start left
@@ -123,7 +124,7 @@ func (g *Guard) planRecovery(ix int32, crashed, sure bool) {
 	}
 	for i := range g.holds { // one for its pid ends with it; the others are looked at when its time has come
 		if h := &g.holds[i]; h.id == t.id {
-			r.at = max(r.at, g.clock.attn+h.until-g.clock.last)
+			r.held = h.until
 		}
 	}
 	if keyOf(p, r.name, r.unit).unit != "" { // one that is given up is enough for each unit
@@ -294,6 +295,7 @@ func (r *recovery) save(w *writer) {
 	w.flag(r.main)
 	w.dur(r.struck)
 	w.dur(r.ended)
+	w.dur(r.held)
 	w.u32(uint32(r.looks))
 	w.u32(uint32(r.next))
 	w.flag(r.look)
@@ -317,7 +319,7 @@ func (g *Guard) restoreRecoveries(r *reader) {
 	attn := g.clock.attn
 	for n := r.count(maxRecoveries); n > 0 && !r.bad; n-- {
 		x := recovery{at: r.upTo(never), id: TargetID(r.u64()), newest: TargetID(r.u64()), pid: int32(r.u32()), name: r.str(), user: r.str(), uid: r.u32(), unit: r.str(), crashed: r.flag(), sure: r.flag(), main: r.flag(),
-			struck: r.upTo(g.clock.last), ended: r.upTo(g.clock.last), looks: r.count(maxLooks), next: r.count(maxThen), look: r.flag(), under: r.flag(), parked: r.flag(), started: r.flag(), as: r.str(), taken: r.flag(), start: r.upTo(attn), back: r.upTo(g.clock.last)}
+			struck: r.upTo(g.clock.last), ended: r.upTo(g.clock.last), held: r.upTo(maxTime), looks: r.count(maxLooks), next: r.count(maxThen), look: r.flag(), under: r.flag(), parked: r.flag(), started: r.flag(), as: r.str(), taken: r.flag(), start: r.upTo(attn), back: r.upTo(g.clock.last)}
 		for k := r.count(maxFollowed); k > 0 && !r.bad; k-- {
 			x.beside = append(x.beside, r.str())
 		}

@@ -174,7 +174,7 @@ func (s *sim) asksForStart(d RestoreUnit) {
 		s.failf("not acting", "a start for %d", p.pid)
 	case s.orderedName(d.Name) && s.g.Next() > s.now:
 		s.failf("order", "%d (%s) is to be started, which an order holds", p.pid, d.Name)
-	case h.heldUntil > s.now && !h.freed && a.renewed < h.endedAt && s.reloaded < h.endedAt:
+	case h.heldUntil > s.now && !h.freed:
 		s.failf("order", "%d is to be started, and was held until %v", p.pid, h.heldUntil-1000*sec)
 	case p.facts.Parent == "procctl":
 		s.failf("start", "%d is to be started, which is procctl's", p.pid)

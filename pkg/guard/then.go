@@ -245,11 +245,16 @@ func (g *Guard) fell(ix int32) {
 	})
 }
 
-// unholdFallen ends the order for a pid that has ended, and says whether it stood.
-func (g *Guard) unholdFallen(pid int32) (stood bool) {
+// unholdEnded ends the order for a pid that has ended, and says whether it stood.
+func (g *Guard) unholdEnded(pid int32) (stood bool) {
 	for i := range g.fallen {
 		if f := &g.fallen[i]; f.pid == pid && f.held > g.clock.last {
 			f.held, stood = 0, true
+		}
+	}
+	for i := range g.pending {
+		if r := &g.pending[i]; r.pid == pid && r.held > g.clock.last {
+			r.held, stood = 0, true
 		}
 	}
 	return stood

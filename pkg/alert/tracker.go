@@ -266,10 +266,21 @@ func (t *Tracker) take(e *control.Event, at time.Time) {
 		if about == "" && e.PID != 0 {
 			about = fmt.Sprint(e.PID)
 		}
-		if o := t.begin(strings.TrimSuffix(e.Name+" "+about, " "), e.Name, e, at); o != nil {
-			o.Until = at.Add(t.hold)
-			t.expect(o)
+		o := t.add(strings.TrimSuffix(e.Name+" "+about, " "), e.Name, at)
+		if o == nil {
+			return
 		}
+		o.tell(e)
+		if e.Name == "restore-failed" { // a start may end it
+			t.grave(o)
+		} else if !o.Grave { // how long it lasts cannot be known: no floor
+			o.Grave = true
+			t.fire(o, t.now)
+		}
+		if o.Until = at.Add(t.hold); o.Due.After(at) && !o.Fired {
+			o.Until = o.Due.Add(t.hold)
+		}
+		t.expect(o)
 	}
 }
 
@@ -345,8 +356,10 @@ func (t *Tracker) add(key, kind string, at time.Time) *Open {
 func (o *Open) tell(e *control.Event) {
 	a := &o.Alert
 	a.Event, a.Message, a.Reason = e.Name, e.Message, e.Reason
-	a.Process, a.Unit, a.PID = cmp.Or(e.Process, a.Process), cmp.Or(e.Unit, a.Unit), cmp.Or(e.PID, a.PID)
 	a.Verdict = cmp.Or(e.Verdict, a.Verdict)
+	if !o.Fired { // then its receivers know it by these: those of Alertmanager are its labels
+		a.Process, a.Unit, a.PID = cmp.Or(e.Process, a.Process), cmp.Or(e.Unit, a.Unit), cmp.Or(e.PID, a.PID)
+	}
 	if !o.Fired && e.Level == control.LevelError {
 		a.Severity = critical
 	}

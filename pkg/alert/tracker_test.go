@@ -278,6 +278,56 @@ func BenchmarkWave(b *testing.B) {
 	}
 }
 
+// TestFloorOfEvent: what only has a beginning has no length, and a floor above event_hold swallows nothing of it. A
+// failed start lasts until one succeeds.
+func TestFloorOfEvent(t *testing.T) {
+	for _, name := range []string{"alert-test", "config-blamed", "unkillable", "degraded"} {
+		tr := NewTracker(plain(time.Hour, 0), time.Minute, nil, nil)
+		e := event(0, name, "")
+		if name == "degraded" {
+			e.Level = control.LevelError
+		}
+		tr.Event(e)
+		expect(t, tr, "firing 0 "+name)
+		tr.Tick(at(time.Minute))
+		expect(t, tr, "resolved 0 "+name)
+	}
+	tr := NewTracker(plain(time.Hour, 0), time.Minute, nil, nil)
+	tr.Event(event(0, "restore-failed", ""))
+	tr.Tick(at(time.Hour - 1))
+	expect(t, tr, "")
+	tr.Tick(at(time.Hour))
+	expect(t, tr, "firing 0 restore-failed")
+	tr.Tick(at(time.Hour + time.Minute))
+	expect(t, tr, "resolved 0 restore-failed")
+	tr.Event(event(3*time.Hour, "restore-failed", ""))
+	tr.Event(event(3*time.Hour+time.Minute, "restored", ""))
+	tr.Tick(at(9 * time.Hour))
+	expect(t, tr, "")
+}
+
+// TestSameForItsLife: by whom and what an alert is about Alertmanager knows it.
+func TestSameForItsLife(t *testing.T) {
+	tr := NewTracker(plain(0, time.Hour), time.Minute, nil, nil)
+	e := event(0, "gave-up", "")
+	e.Unit = "ftp.service"
+	tr.Event(e)
+	e.PID, e.Process, e.Message = 43, "ftp2", "again"
+	tr.Event(e)
+	tr.Tick(at(time.Hour))
+	e.Name, e.PID = "restored", 44
+	tr.Event(e)
+	orders := tr.Step().Orders
+	if len(orders) != 3 || orders[1].Alert.Message != "again" || orders[2].Status != Resolved {
+		t.Fatalf("%+v", orders)
+	}
+	for _, o := range orders {
+		if a := o.Alert; a.Process != "ftp" || a.PID != 42 || a.Unit != "ftp.service" {
+			t.Errorf("%+v", a)
+		}
+	}
+}
+
 // TestGaveUp: what is given up is no alert that ends by itself, but with a start, or with what the guard says.
 func TestGaveUp(t *testing.T) {
 	about := func(d time.Duration, name, process, unit string, pid int32) control.Event {

@@ -68,6 +68,8 @@ const (
 	maxPatterns      = 1000 // of one list
 	maxNames         = 1000
 	patternsExpected = `patterns such as [ "db*", "sshd" ], none of them empty`
+	unitsExpected    = `patterns such as [ "db@*.service", "session-*.scope" ], none of them empty`
+	unitExpected     = `a pattern such as "ftp@*.service"`
 	userExpected     = `a pattern for the name of a user such as "idc", or a uid such as "1000"`
 )
 
@@ -83,40 +85,79 @@ var namesSchema = []field[Names]{
 				}
 				n.User = v.text
 			} else {
-				readPattern(r, &n.User, path, v, userExpected)
+				readPattern(r, &n.User, path, v, userExpected, checkPattern)
 			}
 		},
 		text: func(n *Names) string { return quote(n.User) },
 	},
-	patterns("allow", "", func(n *Names) *[]string { return &n.Allow }),
+	patterns("allow", "", patternsExpected, checkPattern, func(n *Names) *[]string { return &n.Allow }),
 }
 
-// patterns is a list of them; an empty one is nil.
-func patterns[T any](key, comment string, at func(*T) *[]string) field[T] {
-	return field[T]{key: key, expected: patternsExpected, comment: comment,
+// patterns is a list of them, each with nothing that check finds; an empty one is nil.
+func patterns[T any](key, comment, expected string, check func(string) error, at func(*T) *[]string) field[T] {
+	return field[T]{key: key, expected: expected, comment: comment,
 		read: func(r *reader, to *T, path string, v *node) {
-			readStrings(r, at(to), path, v, patternsExpected, maxPatterns, func(text string) error {
+			readStrings(r, at(to), path, v, expected, maxPatterns, func(text string) error {
 				if text == "" {
 					return errors.New("is empty") // it would match everything
 				}
-				if err := CheckGlob(text); err != nil {
-					return fmt.Errorf("is no pattern: %w", err)
-				}
-				return nil
+				return check(text)
 			})
 		},
 		text: func(from *T) string { return stringsText(*at(from)) },
 	}
 }
 
-func readPattern(r *reader, to *string, path string, v *node, expected string) {
+func readPattern(r *reader, to *string, path string, v *node, expected string, check func(string) error) {
 	if v.kind != kindString {
 		r.fault(v, path, v.describe(), expected)
-	} else if err := CheckGlob(v.text); err != nil {
-		r.fault(v, path, fmt.Sprintf("%s is no pattern: %v", clip(v.text), err), expected)
+	} else if err := check(v.text); err != nil {
+		r.fault(v, path, clip(v.text)+" "+err.Error(), expected)
 	} else {
 		*to = v.text
 	}
+}
+
+// checkPattern says why a text is no pattern.
+func checkPattern(text string) error {
+	if err := CheckGlob(text); err != nil {
+		return fmt.Errorf("is no pattern: %w", err)
+	}
+	return nil
+}
+
+// populated are the types of units that processes are in; those in a slice are in a unit below it.
+var populated = []string{".service", ".scope", ".socket", ".mount", ".swap"}
+
+// checkUnitPattern says why a text is no pattern, or none that a unit with processes in it can match: who takes it for
+// a protection has none.
+func checkUnitPattern(text string) error {
+	if err := checkPattern(text); err != nil || text == "" {
+		return err
+	}
+	for rest := text; ; {
+		_, escape, ok := strings.Cut(rest, `\`)
+		if !ok {
+			break
+		}
+		if strings.IndexByte(`\*?[]^-`, escape[0]) < 0 {
+			return errors.New(`takes the \ away from what stands behind it: where it is in the name itself, write it twice`)
+		}
+		rest = escape[1:]
+	}
+	end, some := globEnd(text)
+	for _, suffix := range populated {
+		switch base, ok := strings.CutSuffix(end, suffix); {
+		case ok && strings.HasSuffix(base, "@"):
+			return errors.New("is a template, in which nothing runs: its instances have something behind the @, or a *")
+		case ok && (some || base != ""), some && strings.HasSuffix(suffix, end):
+			return nil
+		}
+	}
+	if strings.HasSuffix(end, ".slice") {
+		return errors.New("is a slice: name the units in it")
+	}
+	return errors.New("matches no unit with processes in it: those end in " + strings.Join(populated, ", "))
 }
 
 // stringsText is a list of strings; an empty one is written, too.

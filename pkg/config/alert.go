@@ -49,5 +49,5 @@ var alertSchema = []field[Config]{
 		},
 		text: func(c *Config) string { return quote(c.Alert.Unit) },
 	},
-	patterns("events", "of these names", func(c *Config) *[]string { return &c.Alert.Events }),
+	patterns("events", "of these names", patternsExpected, checkPattern, func(c *Config) *[]string { return &c.Alert.Events }),
 }

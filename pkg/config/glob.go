@@ -59,6 +59,26 @@ func CheckGlob(pattern string) error {
 	return nil
 }
 
+// globEnd is what all that matches a pattern ends with, and whether something else can stand before it. The pattern is
+// one that CheckGlob accepts.
+func globEnd(pattern string) (end string, open bool) {
+	for p := 0; p < len(pattern); {
+		switch pattern[p] {
+		case '*':
+			end, open = "", true
+			p++
+		case '?', '[':
+			end, open = "", true
+			p, _, _ = matchOne(pattern, p, 0)
+		default:
+			c, next, _ := literal(pattern, p)
+			end += string(c)
+			p = next
+		}
+	}
+	return end, open
+}
+
 // matchOne matches r against the one element of the pattern at p, which is no *, and returns where the next begins.
 func matchOne(pattern string, p int, r rune) (next int, ok bool, err error) {
 	switch pattern[p] {

@@ -41,9 +41,14 @@ func TestFaults(t *testing.T) {
 		{"unknown table", "[native]\nenabled = true", `f:1:2: native: unknown table (expected one of interval, runtime_dir, log, cpactive, control, protect, alert, verdict, pressure, ladder, brake, recovery, limits, rule, names)`},
 		{"protect as value", "protect = ['sshd']", `f:1:11: protect: is an array (expected a table with names, units)`},
 		{"protect a name", "protect.names = 'sshd'", `f:1:17: protect.names: is the string "sshd" (expected patterns such as [ "db*", "sshd" ], none of them empty)`},
-		{"protect all by nothing", "[protect]\nunits = ['a', '']", `f:2:15: protect.units[1]: "" is empty (expected patterns such as [ "db*", "sshd" ], none of them empty)`},
-		{"protect patterns", "[protect]\nunits = [ 1, '[' ]", `f:2:11: protect.units[0]: is the integer 1 (expected patterns such as [ "db*", "sshd" ], none of them empty)
-f:2:14: protect.units[1]: "[" is no pattern: unfinished [ or \ (expected patterns such as [ "db*", "sshd" ], none of them empty)`},
+		{"protect all by nothing", "[protect]\nnames = ['a', '']", `f:2:15: protect.names[1]: "" is empty (expected patterns such as [ "db*", "sshd" ], none of them empty)`},
+		{"protect patterns", "[protect]\nunits = [ 1, '[' ]", `f:2:11: protect.units[0]: is the integer 1 (expected patterns such as [ "db@*.service", "session-*.scope" ], none of them empty)
+f:2:14: protect.units[1]: "[" is no pattern: unfinished [ or \ (expected patterns such as [ "db@*.service", "session-*.scope" ], none of them empty)`},
+		{"protect nothing", "[protect]\nunits = ['db', 'a.slice', 'db@.service', '']", `f:2:10: protect.units[0]: "db" matches no unit with processes in it: those end in .service, .scope, .socket, .mount, .swap (expected patterns such as [ "db@*.service", "session-*.scope" ], none of them empty)
+f:2:16: protect.units[1]: "a.slice" is a slice: name the units in it (expected patterns such as [ "db@*.service", "session-*.scope" ], none of them empty)
+f:2:27: protect.units[2]: "db@.service" is a template, in which nothing runs: its instances have something behind the @, or a * (expected patterns such as [ "db@*.service", "session-*.scope" ], none of them empty)
+f:2:42: protect.units[3]: "" is empty (expected patterns such as [ "db@*.service", "session-*.scope" ], none of them empty)`},
+		{"rule for no unit", "[[rule]]\nmatch.unit = 'db'", `f:2:14: rule[0].match.unit: "db" matches no unit with processes in it: those end in .service, .scope, .socket, .mount, .swap (expected a pattern such as "ftp@*.service")`},
 		{"names of nobody", "[[names]]\nallow = []", `f:1:3: names[0].user: is missing (expected a pattern for the name of a user such as "idc", or a uid such as "1000")`},
 		{"names of an empty user", "[[names]]\nuser = ''\nallow = []", `f:2:8: names[0].user: is empty (expected a pattern for the name of a user such as "idc", or a uid such as "1000")`},
 		{"names without any", "[[names]]\nuser = 'a'", `f:1:3: names[0].allow: is missing (expected patterns such as [ "db*", "sshd" ], none of them empty)`},
@@ -408,6 +413,7 @@ func anyConfig(t *rapid.T) Config {
 	})
 	pattern := rapid.OneOf(rapid.Just(""), rapid.StringMatching(`([a-z*?"' ]|\\\\|\[\^?[a-zä]\]){0,8}`),
 		rapid.SampledFrom([]string{"\a\t\n\u007f", `\"`}))
+	units := rapid.OneOf(rapid.Just(""), rapid.StringMatching(`([a-z*?"' ]|\\\\|\[\^?[a-zä]\]){1,8}\.service`))
 	group := rapid.SampledFrom([]string{"", "adm", "checkprocd", "machine$", "größe", `a"b`, `a\b`})
 	signals := rapid.SampledFrom([]unix.Signal{unix.SIGTERM, unix.SIGABRT, unix.SIGKILL, unix.SIGQUIT, unix.SIGIO})
 	c := Default()
@@ -456,7 +462,7 @@ func anyConfig(t *rapid.T) Config {
 		pause("window"), pause("stable"), between(time.Second, maxTimeout, "give_up")}
 	for range rapid.IntRange(0, 4).Draw(t, "rules") {
 		r := Rule{
-			Match:   Match{pattern.Draw(t, "name"), pattern.Draw(t, "user"), pattern.Draw(t, "unit")},
+			Match:   Match{pattern.Draw(t, "name"), pattern.Draw(t, "user"), units.Draw(t, "unit")},
 			Action:  rapid.SampledFrom([]Action{ActionLadder, ActionReport}).Draw(t, "action"),
 			Restart: rapid.SampledFrom([]Restart{RestartUnit, RestartNone, RestartCommand}).Draw(t, "restart"),
 		}
@@ -501,16 +507,17 @@ func anyConfig(t *rapid.T) Config {
 		c.Rules = append(c.Rules, r)
 	}
 	some := rapid.StringMatching(`[a-z*?"' ]{1,8}`)
-	list := func(label string) []string {
-		drawn := rapid.SliceOfN(some, 0, 4).Draw(t, label)
+	listOf := func(of *rapid.Generator[string], label string) []string {
+		drawn := rapid.SliceOfN(of, 0, 4).Draw(t, label)
 		if len(drawn) == 0 {
 			return nil
 		}
 		return drawn
 	}
+	list := func(label string) []string { return listOf(some, label) }
 	c.Sample = between(minSample, maxSample, "sample")
 	c.Alert = Alert{rapid.SampledFrom([]string{"", "a@.service"}).Draw(t, "alert"), list("alert events")}
-	c.Protect = Protect{list("protected names"), list("protected units")}
+	c.Protect = Protect{list("protected names"), listOf(rapid.Map(some, func(p string) string { return p + ".scope" }), "protected units")}
 	for range rapid.IntRange(0, 3).Draw(t, "names") {
 		c.Names = append(c.Names, Names{rapid.OneOf(some, rapid.StringMatching(`[0-9]{1,9}`)).Draw(t, "user"), list("allow")})
 	}

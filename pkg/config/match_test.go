@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
+	"pgregory.net/rapid"
 )
 
 // oracle says what a pattern matches by translating it to a regular expression; false: it is no pattern. An invalid byte
@@ -227,6 +228,28 @@ func FuzzMatch(f *testing.F) {
 		}
 		if got := c.MayUse(uid, user, name); got != (!concerned || is(name)) {
 			t.Fatalf("%q (%d) may use %q, where %q may use %q: %v", user, uid, name, user1, name1, got)
+		}
+	})
+}
+
+// TestUnitPattern: a pattern is refused when it matches no name of a unit that can have processes, and only then.
+func TestUnitPattern(t *testing.T) {
+	for _, pattern := range []string{"", "*", "a.service", "a*", "a@*", "*.service", "?.scope", "a@[0-9].service", "*@1.service", "a@*.service", "*ice", "*e", ".[s]ervice", "[a-z]service", "*t", `a\\x2db.mount`, `a\-b\*.service`, "*.swap", "a.b.socket"} {
+		if err := checkUnitPattern(pattern); err != nil {
+			t.Errorf("%s: %v", pattern, err)
+		}
+	}
+	for _, pattern := range []string{"a", "a.slice", "*.slice", "-.slice", "a.target", "*.timer", "a@.service", "*@.service", "[", "a.Service", ".service", "a.service?x", "*.service ", "a@.scope", `a\x2db.service`} {
+		if checkUnitPattern(pattern) == nil {
+			t.Errorf("%q can match", pattern)
+		}
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		pattern := rapid.StringMatching(`([a@*?.]|\[a-z\]|service|scope|slice|\\\\){0,5}`).Draw(t, "pattern")
+		matches, ok := oracle(pattern)
+		unit := rapid.StringMatching(`[a@.]{0,3}[a.](service|scope|socket|mount|swap)?\.(service|scope|socket|mount|swap)`).Draw(t, "unit")
+		if ok && matches(unit) && checkUnitPattern(pattern) != nil {
+			t.Errorf("%q matches %s", pattern, unit)
 		}
 	})
 }

@@ -149,8 +149,8 @@ var schema = []field[Config]{
 		group("read_group", "may see all; anyone may see what is their own", func(c *Config) *string { return &c.Control.ReadGroup }),
 	),
 	section("protect",
-		patterns("names", "of records that are never signalled and never restarted", func(c *Config) *[]string { return &c.Protect.Names }),
-		patterns("units", "of systemd, in which nobody is signalled, and that are never restarted", func(c *Config) *[]string { return &c.Protect.Units }),
+		patterns("names", "of records that are never signalled and never restarted", patternsExpected, checkPattern, func(c *Config) *[]string { return &c.Protect.Names }),
+		patterns("units", "of systemd, in which nobody is signalled, and that are never restarted", unitsExpected, checkUnitPattern, func(c *Config) *[]string { return &c.Protect.Units }),
 	),
 	section("alert", alertSchema...),
 	section("verdict", responses(func(c *Config) *Responses { return &c.Verdict })...),
@@ -214,9 +214,9 @@ var stepSchema = []field[Step]{
 
 var ruleSchema = []field[Rule]{
 	section("match",
-		pattern("name", func(r *Rule) *string { return &r.Match.Name }),
-		pattern("user", func(r *Rule) *string { return &r.Match.User }),
-		pattern("unit", func(r *Rule) *string { return &r.Match.Unit }),
+		pattern("name", patternExpected, checkPattern, func(r *Rule) *string { return &r.Match.Name }),
+		pattern("user", patternExpected, checkPattern, func(r *Rule) *string { return &r.Match.User }),
+		pattern("unit", unitExpected, checkUnitPattern, func(r *Rule) *string { return &r.Match.Unit }),
 	),
 	{
 		key: "action", expected: `"ladder" or "report"`,
@@ -461,10 +461,10 @@ func notInGroup(c rune) bool {
 	return c == ':' || c == ',' || c == '/' || unicode.IsSpace(c) || unicode.IsControl(c)
 }
 
-func pattern(key string, at func(*Rule) *string) field[Rule] {
-	return field[Rule]{key: key, expected: patternExpected,
+func pattern(key, expected string, check func(string) error, at func(*Rule) *string) field[Rule] {
+	return field[Rule]{key: key, expected: expected,
 		read: func(r *reader, rule *Rule, path string, v *node) {
-			readPattern(r, at(rule), path, v, patternExpected)
+			readPattern(r, at(rule), path, v, expected, check)
 		},
 		text: func(rule *Rule) string {
 			if *at(rule) == "" {
@@ -646,6 +646,11 @@ func readRules(r *reader, c *Config, path string, v *node) {
 			r.fault(e, at, e.describe(), "[[rule]]")
 		} else {
 			readTable(r, &rule, at, e, ruleSchema)
+		}
+		for k, unit := range rule.Then {
+			if slices.Contains(rule.Then[:k], unit) {
+				r.fault(e, at+".then", "names "+quote(unit)+" twice", thenExpected)
+			}
 		}
 		if slices.Contains(rule.Then, rule.Match.Unit) {
 			r.fault(e, at+".then", "names the unit that it is for, "+quote(rule.Match.Unit), thenExpected)

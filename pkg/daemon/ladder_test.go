@@ -190,7 +190,7 @@ func TestRules(t *testing.T) {
 	slow := run(t, "--name slow --timeout 1 --beat 100 --beats 2", as(1)) // daemon, on Debian and elsewhere
 	quick.endsBy(unix.SIGTERM)
 	e := g.await(want{event: guard.EvWouldCondemn, pid: watched.pid})
-	if !strings.Contains(e.Message, "rule 1 says report") {
+	if !strings.Contains(e.Message, "rule[0] says report") {
 		t.Errorf("would-condemn: %s", e.Message)
 	}
 	settle(2 * time.Second)

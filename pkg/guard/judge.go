@@ -420,7 +420,7 @@ func (g *Guard) onlyReport(ix int32) string {
 		return why
 	}
 	if t.policy.Action == config.ActionReport {
-		return fmt.Sprintf("rule %d says report", t.policy.Rule+1)
+		return fmt.Sprintf("rule[%d] says report", t.policy.Rule)
 	}
 	return ""
 }

@@ -157,7 +157,7 @@ func TestLimitLadder(t *testing.T) {
 			}
 		}, func(w *world, _ *proc) { _, _ = w.g.Unhold(Selector{PID: 110}, "ann") }, "ann ordered to leave it alone"},
 		"protected":   {func(w *world, _ *proc) { w.reload(func(c *config.Config) { c.Protect.Names = []string{"c"} }) }, func(w *world, _ *proc) { w.reload(func(c *config.Config) { c.Protect.Names = nil }) }, "protected by"},
-		"report":      {func(w *world, _ *proc) { w.reload(func(c *config.Config) { c.Rules[0].Action = config.ActionReport }) }, func(w *world, _ *proc) { w.reload(func(c *config.Config) { c.Rules[0].Action = config.ActionLadder }) }, "rule 1 says report"},
+		"report":      {func(w *world, _ *proc) { w.reload(func(c *config.Config) { c.Rules[0].Action = config.ActionReport }) }, func(w *world, _ *proc) { w.reload(func(c *config.Config) { c.Rules[0].Action = config.ActionLadder }) }, "rule[0] says report"},
 		"not acting":  {func(w *world, _ *proc) { w.post(0, Acting{Reason: "told so"}) }, func(w *world, _ *proc) { w.post(0, Acting{Acts: true}) }, "told so"},
 		"stopped":     {func(_ *world, p *proc) { p.look.Dumping = true }, func(w *world, p *proc) { p.look.Dumping, p.next = false, w.now }, "core dump"},
 		"not to read": {func(_ *world, p *proc) { p.blind = "no such luck" }, func(_ *world, p *proc) { p.blind = "" }, "no such luck"},

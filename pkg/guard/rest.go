@@ -196,7 +196,7 @@ func (g *Guard) restBarred(r *rest, p *config.Policy) string {
 	case !g.cfg.MayUse(r.uid, r.user, r.name):
 		return "[[names]] does not let " + r.user + " use that name"
 	case p.Action != config.ActionLadder:
-		return fmt.Sprintf("rule %d says report", p.Rule+1)
+		return fmt.Sprintf("rule[%d] says report", p.Rule)
 	case slices.ContainsFunc(g.holds, func(h hold) bool {
 		return h.All || h.id == r.id || h.id == 0 && config.Glob(h.Name, r.name)
 	}):

@@ -124,7 +124,7 @@ func TestRestOfAnother(t *testing.T) {
 		}, 0, "told so"},
 		"its rule": {func(w *world, c [2]*proc) {
 			w.reload(func(c *config.Config) { c.Rules[0].Action = config.ActionReport })
-		}, 0, "rule 1 says report"},
+		}, 0, "rule[0] says report"},
 		"protect": {func(w *world, c [2]*proc) { w.reload(func(c *config.Config) { c.Protect.Units = []string{"a.*"} }) }, 0, "protected by"},
 		"names": {func(w *world, c [2]*proc) {
 			w.reload(func(c *config.Config) { c.Names = []config.Names{{User: "idc", Allow: []string{"x"}}} })

@@ -248,12 +248,12 @@ func (g *Guard) letGo() {
 	id := b.queue[0]
 	b.queue = b.queue[1:]
 	if ix, ok := g.byID[id]; ok && g.targets[ix].state == Braked {
+		t := &g.targets[ix]
 		b.released++
-		if g.targets[ix].opening {
-			g.begin(ix)
+		if t.let = true; t.opening { // and once it is open: see reidentified
+			t.state, g.due[ix] = Late, never
 			return
 		}
-		g.targets[ix].let = true
 		g.gather(ix)
 	}
 }

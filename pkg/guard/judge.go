@@ -483,19 +483,16 @@ func (g *Guard) setFree(ix int32, story string) {
 func (g *Guard) begin(ix int32) {
 	t := &g.targets[ix]
 	switch {
-	case t.limited != "" && !t.opening:
+	case t.limited != "":
 		if why := g.spared(ix); why != "" {
 			g.setAside(ix, why, 0)
 			return
 		}
-	case !t.opening && g.standDown(ix), g.notActedOn(ix):
+	case g.standDown(ix), g.notActedOn(ix):
 		return
 	}
 	t.state, g.due[ix] = Ladder, never
 	t.step, t.sent, t.killedBy, t.struck = 0, false, "", 0
-	if t.opening {
-		return // it goes on as a ladder that was under way at the restart
-	}
 	g.beginning = append(g.beginning, t.id) // others of its cgroup may begin in this step
 }
 

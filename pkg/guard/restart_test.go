@@ -297,6 +297,29 @@ func TestDown(t *testing.T) {
 		w.run(30 * sec)
 		w.want(110, killedStory)
 	})
+	t.Run("let go by the brake, and cannot be opened", func(t *testing.T) {
+		w := newWorld(t, func(c *config.Config) { c.Brake.AtLeast, c.Brake.Fraction = 2, 0.1 })
+		for pid := int32(110); pid < 113; pid++ {
+			w.client(pid, "c", 5, 0)
+		}
+		w.run(8 * sec)
+		stopped, ended := w.procs[110], w.procs[111]
+		stopped.facts.Unit, ended.facts.Unit = "a.service", "b.service"
+		stopped.sight, ended.sight = SightError, SightError
+		w.restart()
+		w.run(30 * sec)
+		stopped.state = 'T' // of which nobody knew when it was condemned
+		stopped.sight = SightVerified
+		ended.exit(true) // by itself
+		ended.sight = SightVerified
+		w.run(30 * sec)
+		w.want(110, "registered late condemned held")
+		w.want(111, "registered late condemned unregistered")
+		w.want(112, killedStory)
+		if len(w.asked) > 0 {
+			t.Errorf("%+v", w.asked)
+		}
+	})
 	t.Run("table gone", func(t *testing.T) {
 		w := newWorld(t)
 		w.client(110, "c", 10, 0)

@@ -52,6 +52,7 @@ func TestSimCases(t *testing.T) {
 		"a start is given back while another looks only":   "0s host 0 0 14; 0s unit 0 439 10755; 3.846s slow-bus 4 0 0; 19.188s lock 0 0 0; 2s lock 0 0 0",
 		"follows into a unit of one who was held":          "0s host 0 0 13; 0s unit 13 0 0; 0s unit 0 891 0; 0s unit-hang 0 0 0; 2s hold 0 0 227; 0s crash 0 0 0; 8s lock 0 0 0",
 		"nobody acts at the end":                           "0s start 0 0 210; 8s remove-table 0 0 0; 1s lose-table 13 0 0; 0s lock 0 0 0; 1s read-only 0 0 0",
+		"the brake lets go of one that cannot be opened":   "0s start 14 0 219; 0s start 0 0 0; 1s reload 6 0 0; 0s not-open 1 0 0; 3s crash-daemon 0 0 0; 15s reuse 0 0 0",
 		"a silence beside the ladder for a limit is given": "0s host 0 0 15; 0s unit 0 17034 0; 3s use 0 56493 0; 7s crash-daemon 2 0 0; 0s unit-hang 0 0 0; 2s lock 0 0 0",
 	}
 	for name, text := range cases {

@@ -711,8 +711,8 @@ func (s *sim) overwrite(p *proc, b uint16) {
 		pid = 1
 	}
 	*r = record(pid, simNames[(b>>6)%5], []int32{2, 5}[b>>9&1], r.Token+1)
-	if q := s.procs[pid]; q != nil {
-		q.past.fooled = true
+	for _, q := range s.all { // also one that has ended, and whose end is not known
+		q.past.fooled = q.past.fooled || q.pid == pid
 	}
 	p.past.fooled = true
 }

@@ -53,6 +53,10 @@ func TestSimCases(t *testing.T) {
 		"follows into a unit of one who was held":          "0s host 0 0 13; 0s unit 13 0 0; 0s unit 0 891 0; 0s unit-hang 0 0 0; 2s hold 0 0 227; 0s crash 0 0 0; 8s lock 0 0 0",
 		"nobody acts at the end":                           "0s start 0 0 210; 8s remove-table 0 0 0; 1s lose-table 13 0 0; 0s lock 0 0 0; 1s read-only 0 0 0",
 		"the brake lets go of one that cannot be opened":   "0s start 14 0 219; 0s start 0 0 0; 1s reload 6 0 0; 0s not-open 1 0 0; 3s crash-daemon 0 0 0; 15s reuse 0 0 0",
+		"a restart for a limit, of one with two names":     "0s host 0 0 15; 0s unit 0 0 0; 1s rejoin 0 207 0; 0s use 0 3514 0; 11s pause 0 0 0",
+		"a budget is another by other rules":               "0s host 0 0 14; 2.74s unit 0 33230 0; 0s slow-bus 4 0 0; 22.739s slow-bus 0 0 0; 5s reload 13 0 0; 52s reload 0 0 0",
+		"a follower fails just before a crash":             "0s host 0 0 12; 0s unit 0 22 0; 3s unit-crash 0 0 0; 3s slow-bus 4 0 0; 11s reload 14 0 0; 88ms refuse 0 106 0; 9.562s crash-daemon 2 0 0; 20s crash 0 0 0",
+		"begins anew, and somebody else has started it":    "0s host 0 0 13; 0s unit 0 398 15106; 2s bus 0 0 0; 0s unit-crash 0 0 0; 0s recover 0 0 0; 26s stall 0 0 0",
 		"a silence beside the ladder for a limit is given": "0s host 0 0 15; 0s unit 0 17034 0; 3s use 0 56493 0; 7s crash-daemon 2 0 0; 0s unit-hang 0 0 0; 2s lock 0 0 0",
 	}
 	for name, text := range cases {

@@ -477,7 +477,9 @@ func (s *sim) delivered(o Observation) {
 			s.sampled(&o.Samples[i])
 		}
 	case Acting:
-		s.actsKnown = o.Acts
+		if s.actsKnown != o.Acts {
+			s.actsKnown, s.actsSince = o.Acts, s.now
+		}
 	case TableLost:
 		if o.Order { // its targets are forgotten
 			for _, p := range s.running {

@@ -186,7 +186,8 @@ func (s *sim) stands(p *proc, action config.LimitAction) bool {
 func (s *sim) standing(p *proc, which func(*config.Limit) bool) bool {
 	for i := range simLimits {
 		l, g := &simLimits[i], &p.past.gauged[i]
-		if which(l) && (g.over || g.maybe || g.held >= l.For) { // the latter is said in this wake
+		uses := !plain(p) && p.past.use[l.Of] > l.Above                 // of several names; which limits it has is not known
+		if which(l) && (g.over || g.maybe || g.held >= l.For || uses) { // the latter two are said in this wake
 			return true
 		}
 	}

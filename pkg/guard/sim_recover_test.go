@@ -44,6 +44,7 @@ type question struct {
 	ask  uint64
 	p    *proc
 	id   TargetID
+	name string   // of what is started
 	unit string   // that follows
 	look bool     // whether what was started is there
 	only bool     // whether it were to be started
@@ -129,13 +130,18 @@ func (a *account) setStreak(now time.Duration, n int) {
 	a.streaks = append(a.streaks, streak{now, max(n, 0)})
 }
 
-// take counts a start.
-func (s *sim) take(a *account, id TargetID, p *config.Policy) {
+// rests begins an account anew that has not been touched for so long that all is well.
+func (s *sim) rests(a *account) {
 	if s.now-a.last >= s.stableLeast {
 		a.starts = a.starts[:0]
 		a.setStreak(s.now, 0)
 		a.doubt = a.doubt || s.now-s.began-s.attn > ms // it was not so long for the guard
 	}
+}
+
+// take counts a start.
+func (s *sim) take(a *account, id TargetID, p *config.Policy) {
+	s.rests(a)
 	n := 0
 	for _, t := range a.starts {
 		if s.now-t.at < p.Window {
@@ -217,7 +223,7 @@ func (s *sim) asksForStart(d RestoreUnit) {
 		}
 		a.called = d.Name
 	}
-	s.questions = append(s.questions, question{ask: d.Ask, p: p, id: d.Target, of: a, only: d.Look})
+	s.questions = append(s.questions, question{ask: d.Ask, p: p, id: d.Target, name: d.Name, of: a, only: d.Look})
 	s.owings = slices.DeleteFunc(s.owings, func(o owing) bool { return o.p == p })
 	s.ladderBegan = true // the registry is written
 }
@@ -289,6 +295,10 @@ func (s *sim) answered(o RestoreDone) {
 		}
 		return
 	}
+	a = s.account(keyFor(s.policyOf(q.name), q.p.facts.Unit, q.name)) // by the rules of now, which it was not taken from perhaps
+	if a != q.of {
+		s.rests(a)
+	}
 	var then []string
 	if plain(q.p) {
 		then = s.policyOf(nameOfPlain(q.p)).Then
@@ -341,9 +351,9 @@ func (s *sim) answered(o RestoreDone) {
 		settle()
 	}
 	h.unheard = false
-	for i := range a.starts {
-		if a.starts[i].id == q.id {
-			a.starts[i].lost = false
+	for i := range q.of.starts {
+		if q.of.starts[i].id == q.id {
+			q.of.starts[i].lost = false
 		}
 	}
 	s.putOff(func(o *owing) bool { return o.key == [2]string{a.unit, a.name} })
@@ -387,7 +397,8 @@ func (s *sim) ends(p *proc, name EventName) {
 	s.owings = slices.DeleteFunc(s.owings, func(o owing) bool { // of those that are given up one is enough
 		return o.then == 0 && o.p != p && o.p.facts.Unit == p.facts.Unit && s.account(o.key).given
 	})
-	if name == EvUnregistered || p.alive || !plain(p) || !s.actsKnown || h.owed && h.owedIn == s.restarts {
+	acts := s.actsKnown && s.actsSince < s.now // of one wake nobody knows which came first
+	if name == EvUnregistered || p.alive || !plain(p) || !acts || h.owed && h.owedIn == s.restarts {
 		return
 	}
 	policy := s.policyOf(nameOfPlain(p))
@@ -452,13 +463,15 @@ func (s *sim) asksForFollower(d RestartUnit) {
 	if plain(p) {
 		policy := s.policyOf(nameOfPlain(p))
 		switch first := h.then == 0 || h.thenIn != s.restarts; {
-		case h.byThen && !h.laddered:
+		case h.byThen && !h.laddered && h.noticed-h.endedAt <= thenEcho: // else nobody can connect the two
 			s.failf("then", "%s is restarted after %s, of which %d was ended by a restart of that kind", d.Unit, d.After, p.pid)
 		case d.Unit == p.facts.Unit:
 			s.failf("then", "%s is restarted after itself", d.Unit)
 		case first && s.restarts == 0 && s.reloaded == 0:
 			switch a := s.account(keyFor(policy, p.facts.Unit, nameOfPlain(p))); {
-			case a.lastOf(h.id) >= 0 || a.renewed >= h.endedAt:
+			case a.lastOf(h.id) >= 0:
+			case a.renewed >= h.endedAt:
+				a.doubt = true // whether the round was begun before
 			case policy.Restart == config.RestartCommand: // somebody else has started it again
 				s.take(a, h.id, policy)
 			default:

@@ -126,6 +126,7 @@ type sim struct {
 	brakedAt                                  time.Duration // attention time at which the brake went on
 	squeeze                                   [2]Pressure   // of the host, and of all cgroups
 	restartedAt, letGoAt, pressedAt           time.Duration
+	actsSince                                 time.Duration // or does not act
 	slowUntil                                 time.Duration // until when what was asked before may be answered
 
 	// Units, starts and limits.

@@ -126,7 +126,7 @@ func (s *sim) boot(u *fakeUnit) {
 	p.zombie, p.facts.Unit = false, u.name
 	p.past.unit, u.main, u.ran, u.state = u, p, p, unitActive
 	if u.c>>11&3 == 1 {
-		p.facts.User = "mal"
+		p.facts.User, p.facts.UID = "mal", 1001
 	}
 	if u.flaps == 0 {
 		return
@@ -335,6 +335,9 @@ func (s *sim) commandOf(unit string) *proc {
 func (s *sim) startAgain(d RestoreUnit) (o RestoreDone, started bool) {
 	o = RestoreDone{Ask: d.Ask}
 	p, u := s.procOf(d.Target), s.unit(d.Unit)
+	if d.PID == 0 {
+		p = s.unitNobody(d.Unit)
+	}
 	main := u != nil && (d.PID == 0 || p != nil && p.past.unit == u)
 	for n := u; n != nil && n.needs != ""; n = s.unit(n.needs) {
 		o.Beside = o.Beside || slices.Contains(d.Beside, n.needs)
@@ -345,24 +348,11 @@ func (s *sim) startAgain(d RestoreUnit) (o RestoreDone, started bool) {
 	case d.Command != nil && u != nil && (u.state == unitStopping || u.main == nil && u.stoppedAt > 0):
 		o.Reason = "it was stopped"
 	case d.Command != nil && !main:
-		o.As = fmt.Sprintf("checkprocd-run-%d-%d.service", d.PID, d.Ended.Microseconds())
-		if q := s.commandOf(o.As); q != nil && q.alive {
-			o.Up = true
+		if d.Crashed && !d.Sure || p == nil {
+			o.Reason = "nobody knows whether it crashed"
 			break
 		}
-		pid := s.freePid()
-		if d.Crashed && !d.Sure || p == nil {
-			o.As, o.Reason = "", "nobody knows whether it crashed"
-		} else if d.Look {
-			o.As, o.Down = "", true
-		} else if pid < 0 || len(s.tables) == 0 || s.refuse > 0 {
-			s.refuse = max(s.refuse-1, 0)
-			o.Failed, o.Reason = true, "it could not be started"
-		} else {
-			q := s.launch(pid, p.past.b, p.past.c&^(15<<3)&^6)
-			q.facts.Unit, q.zombie, q.past.cameFor = o.As, false, p
-			o.Started = true
-		}
+		s.runCommand(d, p, &o)
 	case !main:
 		o.Reason = "it was not its main process"
 	case u.state == unitWaits, u.state == unitStopping:
@@ -373,6 +363,8 @@ func (s *sim) startAgain(d RestoreUnit) (o RestoreDone, started bool) {
 		o.Reason = "it was stopped"
 	case d.Look:
 		o.Down = true
+	case d.Command != nil:
+		s.runCommand(d, p, &o)
 	case u.refused > 0 || s.refuse > 0:
 		u.refused, s.refuse = max(u.refused-1, 0), max(s.refuse-1, 0)
 		o.Failed, o.Reason = true, "its start job ended as failed"
@@ -386,6 +378,27 @@ func (s *sim) startAgain(d RestoreUnit) (o RestoreDone, started bool) {
 		o.Started = true
 	}
 	return o, o.Started
+}
+
+// runCommand starts the command for what ended, in a unit of its own.
+func (s *sim) runCommand(d RestoreUnit, p *proc, o *RestoreDone) {
+	as := fmt.Sprintf("%s%d-%d.service", RunPrefix, d.PID, d.Ended.Microseconds())
+	if q := s.commandOf(as); q != nil && q.alive {
+		o.As, o.Up = as, true
+		return
+	}
+	pid := s.freePid()
+	switch {
+	case d.Look:
+		o.Down = true
+	case pid < 0 || len(s.tables) == 0 || s.refuse > 0:
+		s.refuse = max(s.refuse-1, 0)
+		o.As, o.Failed, o.Reason = as, true, "it could not be started"
+	default:
+		q := s.launch(pid, p.past.b, p.past.c&^(15<<3)&^6)
+		q.facts.Unit, q.zombie, q.past.cameFor = as, false, p
+		o.As, o.Started = as, true
+	}
 }
 
 // seenStarted is how a unit is that was started.

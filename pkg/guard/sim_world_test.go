@@ -182,6 +182,9 @@ func (s *sim) forgets() {
 		}
 		if q.of == nil {
 			s.oweNext(q.p, max(q.then-1, 0))
+			if u := s.unit(q.unit); !plain(q.p) || !slices.Contains(s.policyOf(nameOfPlain(q.p)).Then, q.unit) { // it is not asked for anew
+				u.owed = 0
+			}
 			continue
 		}
 		q.p.past.unheard = !q.only

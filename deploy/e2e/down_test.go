@@ -23,9 +23,9 @@ func TestStoppedWhileDown(t *testing.T) {
 			"/etc/systemd/system/quiet.service":     hangsOnce("no", "--term-exit"),
 			"/etc/systemd/system/other.service":     service(beats("other")),
 		}
-		down := []string{"stopped", "reset", "needs", "needs-part"} // and quiet
+		down := []string{"stopped", "reset", "needs-stopped", "needs", "needs-part"} // and quiet
 		back := []string{"tried", "needs-once", "needs-spare", "needs-other", "other"}
-		for unit, text := range map[string]string{"stopped": "", "reset": "", "tried": "", "needs": "Requires need", "needs-part": "PartOf need-part",
+		for unit, text := range map[string]string{"stopped": "", "reset": "", "tried": "", "needs-stopped": "Requires stopped", "needs": "Requires need", "needs-part": "PartOf need-part",
 			"needs-once": "Requires once", "needs-spare": "Requires spare", "needs-other": "Requires other"} {
 			if kind, what, is := strings.Cut(text, " "); is {
 				files["/etc/systemd/system/"+unit+".service"] = needs(kind, what, service(beats(unit)))
@@ -57,8 +57,13 @@ func TestStoppedWhileDown(t *testing.T) {
 		if got := m.events("restored"); len(got) != 0 {
 			t.Fatalf("%s: started during a pause: %v", root, got)
 		}
+		for unit, why := range map[string]string{"stopped": "it was stopped while it was down", "quiet": "it was stopped while it was down",
+			"reset": "it was stopped while it was down", "needs-stopped": "stopped.service, which it needs, was stopped while both were down"} {
+			m.check(m.awaitEvent("left-down", about(unit)), Fields{"PRIORITY": "5", "CHECKPROC_REASON": why}) // at once
+		}
+		m.Run("systemctl restart checkprocd") // which has not heard it
 		m.Run("checkprocctl resume")
-		for unit, why := range map[string]string{"stopped": "it was stopped while it was down", "quiet": "it was stopped while it was down", "reset": "*",
+		for unit, why := range map[string]string{
 			"needs": "need.service, which it needs, was stopped: inactive", "needs-part": "need-part.service, which it needs, was stopped: inactive"} {
 			m.check(m.awaitEvent("left-down", about(unit)), Fields{"PRIORITY": "5", "CHECKPROC_REASON": why})
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -174,6 +175,28 @@ func (r *restorer) unwanted(ctx context.Context, unit string, s systemd.UnitStat
 		}
 	}
 	return "", nil
+}
+
+// stopped tells the guard at once that somebody has stopped a unit that was down: this
+// memory ends with the daemon. What needs that unit, and waits as well, is stopped with
+// it; systemd says nothing of that. The unit itself comes last: what is heard of it is
+// forgotten when nothing of it waits any more.
+func (r *restorer) stopped(ctx context.Context, unit string) {
+	r.mu.Lock()
+	waits := slices.Sorted(maps.Keys(r.waits))
+	r.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, restoreTimeout)
+	defer cancel()
+	for _, other := range waits {
+		state, err := r.units.State(ctx, other)
+		if err != nil || other == unit || !state.Down() {
+			continue
+		}
+		if is, err := r.needs(ctx, other, state, []string{unit}); err == nil && is {
+			r.post(guard.UnitStopped{Unit: other, Reason: unit + ", which it needs, was stopped while both were down"})
+		}
+	}
+	r.post(guard.UnitStopped{Unit: unit, Reason: "it was stopped while it was down"})
 }
 
 // ofCommand says where the words of a command are: nobody else knows the name of its unit.

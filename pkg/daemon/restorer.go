@@ -43,7 +43,8 @@ type restorer struct {
 	then  []string        // units that rules restart after others
 	waits map[string]int  // units that wait to be brought back, and for how many
 
-	pins chan struct{} // either has changed: see pinAll
+	pins  chan struct{} // either has changed: see pinAll
+	stops chan string   // units that somebody has stopped while they were down
 }
 
 // restoreJob is one question to systemd.
@@ -60,9 +61,16 @@ type unitProcess struct {
 }
 
 func newRestorer(post func(guard.Observation)) *restorer {
-	return &restorer{queue: make(chan restoreJob, restoreQueue), learn: make(chan unitProcess, restoreQueue), post: post, settle: settleTime,
+	r := &restorer{queue: make(chan restoreJob, restoreQueue), learn: make(chan unitProcess, restoreQueue), post: post, settle: settleTime,
 		forbids: func(context.Context, uint64) bool { return false },
-		runs:    map[string]bool{}, waits: map[string]int{}, pins: make(chan struct{}, 1)}
+		runs:    map[string]bool{}, waits: map[string]int{}, pins: make(chan struct{}, 1), stops: make(chan string, restoreQueue)}
+	r.units.OnStop(func(unit string) {
+		select {
+		case r.stops <- unit:
+		default: // it is still known when it would be started
+		}
+	})
+	return r
 }
 
 // meet has a new target looked at, if it may be a main process: those are
@@ -107,6 +115,16 @@ func (r *restorer) run(ctx context.Context) {
 	var all sync.WaitGroup
 	all.Go(func() { r.learnMains(ctx) })
 	all.Go(func() { r.pinAll(ctx) })
+	all.Go(func() {
+		for {
+			select {
+			case unit := <-r.stops:
+				r.stopped(ctx, unit)
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
 	all.Go(func() {
 		free := make(chan struct{}, restoresMax)
 		for ctx.Err() == nil {

@@ -583,6 +583,36 @@ func TestUnwanted(t *testing.T) {
 	}
 }
 
+// TestStopped has somebody stop a unit that is down: the guard is told at once, also of what needs it and waits.
+func TestStopped(t *testing.T) {
+	m := fakeBus(t)
+	needs := func(unit, active, kind string, others ...string) {
+		m.set(unit, "loaded", active, 42)
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.units[unit][kind] = dbus.MakeVariant(others)
+	}
+	m.set("a.service", "loaded", "failed", 42)
+	needs("b.service", "failed", "Requires", "a.service")
+	needs("c.service", "failed", "PartOf", "b.service")
+	needs("up.service", "active", "Requires", "a.service")
+	needs("wants.service", "failed", "Wants", "a.service")
+	needs("idle.service", "failed", "Requires", "a.service") // which does not wait
+	var got []guard.Observation
+	r := newRestorer(func(o guard.Observation) { got = append(got, o) })
+	t.Cleanup(r.units.Close)
+	for _, unit := range []string{"a", "b", "c", "up", "wants"} {
+		r.remember(guard.RememberUnit{Unit: unit + ".service"})
+	}
+	r.stopped(t.Context(), "a.service")
+	const why = "a.service, which it needs, was stopped while both were down"
+	want := []guard.Observation{guard.UnitStopped{Unit: "b.service", Reason: why}, guard.UnitStopped{Unit: "c.service", Reason: why},
+		guard.UnitStopped{Unit: "a.service", Reason: "it was stopped while it was down"}}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
 // TestProve looks at units that were started a while ago, and at a unit that nobody ended.
 func TestProve(t *testing.T) {
 	m := fakeBus(t)

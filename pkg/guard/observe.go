@@ -229,6 +229,10 @@ type UnitStarted struct {
 	Problem          string
 }
 
+// UnitStopped says that somebody has stopped a unit that was down, or one that it needs:
+// it stays down. Reason says so.
+type UnitStopped struct{ Unit, Reason string }
+
 // RestoreDone answers [RestoreUnit], [RestartUnit] and [LookAtStarted]. At most one of Forbidden,
 // Started, Up, Coming, Down and Failed is set; none: it is left alone.
 type RestoreDone struct {

@@ -135,6 +135,62 @@ func TestCrashed(t *testing.T) {
 
 var command = &config.Command{Args: []string{"/bin/c"}}
 
+// TestUnitStopped: what somebody stops while it is down is said at once, and stays down, also for the next guard.
+func TestUnitStopped(t *testing.T) {
+	for name, tt := range map[string]struct {
+		unit  string
+		after time.Duration // the end
+		slow  bool          // the question about it takes long
+		then  []string
+		asks  int
+		left  int
+	}{
+		"waits":                    {unit: "c.service", after: 2 * sec, left: 1},
+		"another one":              {unit: "d.service", after: 2 * sec, asks: 1},
+		"asked about":              {unit: "c.service", after: 10 * sec, slow: true, asks: 1},
+		"was started":              {unit: "c.service", after: 10 * sec, asks: 1, left: 1},
+		"those after it come next": {unit: "c.service", after: 10 * sec, then: []string{"next.service"}, asks: 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, func(c *config.Config) { c.Rules = []config.Rule{{Then: tt.then}} })
+			w.onRestore = func(RestoreUnit) RestoreDone { return RestoreDone{Started: true} }
+			p := w.client(110, "c", 5, 2*sec)
+			p.facts.Unit, p.ending = "c.service", EndedBadly
+			w.run(10 * sec)
+			if p.exit(false); tt.slow || len(tt.then) > 0 {
+				w.restoreTime = time.Hour
+			}
+			w.run(tt.after)
+			if len(tt.then) > 0 { // it is up, and the next one waits
+				w.hold(HoldOrder{All: true, For: time.Hour})
+				for w.post(0, RestoreDone{Ask: w.g.lastAsk, Started: true}); w.g.pending[0].next != 1; {
+					w.run(20 * ms)
+				}
+			}
+			w.post(0, UnitStopped{Unit: tt.unit, Reason: "it was stopped"})
+			w.run(50 * ms)
+			left := w.find(EvLeftDown, 110)
+			if len(left) != tt.left || tt.left > 0 && (left[0].Reason != "it was stopped" || len(w.g.pending) > 0) || tt.left == 0 && len(w.g.pending) == 0 {
+				t.Errorf("%d times left down, %+v\n%s", len(left), w.g.pending, w)
+			}
+			if tt.slow || len(tt.then) > 0 {
+				return
+			}
+			w.restart()
+			w.run(time.Minute)
+			asks := 0
+			for _, d := range w.asked {
+				if _, is := d.(RestoreUnit); is {
+					asks++
+				}
+			}
+			if asks != tt.asks {
+				t.Errorf("started %d times, want %d\n%s", asks, tt.asks, w)
+			}
+		})
+	}
+}
+
 // TestBackoff: each wait is twice the one before it, up to a tenth shorter, to the cap.
 func TestBackoff(t *testing.T) {
 	rapid.Check(t, func(r *rapid.T) {

@@ -51,6 +51,21 @@ func (o RestoreDone) apply(g *Guard) {
 	}
 }
 
+// What is being asked about is not concerned: the answer says so as well. Nor is what came
+// back while those after it are restarted.
+func (o UnitStopped) apply(g *Guard) {
+	g.pending = slices.DeleteFunc(g.pending, func(r recovery) bool {
+		p := g.policyOf(&r)
+		if r.under || r.runs() != o.Unit || r.next > 0 && r.next <= len(p.Then) {
+			return false
+		}
+		g.refund(&r, &p, false)
+		g.leftDown(&r, o.Reason)
+		g.remember(&r, false)
+		return true
+	})
+}
+
 // restored takes in what came of a start; a recovery without a time is over.
 func (g *Guard) restored(r *recovery, p *config.Policy, o RestoreDone) {
 	attn := g.clock.attn

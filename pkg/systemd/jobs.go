@@ -31,6 +31,7 @@ const maxHeard = 200
 // The stop that takes a unit down ends with the same three, but was its Job before it was down. A start that a condition keeps from starting looks the same, but moves the time at which the conditions were checked; a
 // job that is nothing for a unit that is down (try-restart) is never its Job.
 type jobs struct {
+	told  func(unit string) // that somebody has stopped a pinned unit while it was down; nil: nobody wants to know
 	mu    sync.Mutex
 	owner string // of systemd's name on the bus: anybody can send us signals
 	asked string // the owner that was asked to send signals
@@ -41,6 +42,7 @@ type jobs struct {
 }
 
 type heard struct {
+	unit    string
 	checked uint64 // when its conditions were: with the last start that was tried
 	job     uint32 // its job while it is down, 0: none
 	done    bool   // that has ended as done
@@ -184,8 +186,8 @@ func (j *jobs) listen(conn *dbus.Conn) {
 
 // anew is for the next connection: what somebody has stopped stays stopped, while the bus was away too. A unit of which
 // systemd knows no start may be one that it has forgotten since, as pins end with their connection.
-func (j *jobs) anew() *jobs {
-	next := &jobs{units: map[string]*heard{}, paths: map[dbus.ObjectPath]*heard{}, before: map[string]*heard{}}
+func (j *jobs) anew(told func(unit string)) *jobs {
+	next := &jobs{told: told, units: map[string]*heard{}, paths: map[dbus.ObjectPath]*heard{}, before: map[string]*heard{}}
 	if j == nil {
 		return next
 	}
@@ -223,6 +225,7 @@ func (j *jobs) begin(unit string) bool {
 	if b := j.before[unit]; b != nil {
 		*h = *b
 	}
+	h.unit = unit
 	j.units[unit], j.paths[unitPath(unit)] = h, h
 	return true
 }
@@ -240,6 +243,13 @@ func (j *jobs) end(unit string) bool {
 
 // take takes in one signal.
 func (j *jobs) take(s *dbus.Signal) {
+	if unit := j.heed(s); unit != "" && j.told != nil {
+		j.told(unit)
+	}
+}
+
+// heed returns the unit of which a signal says that it was stopped while it was down, "" for none.
+func (j *jobs) heed(s *dbus.Signal) (stopped string) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	switch {
@@ -254,7 +264,7 @@ func (j *jobs) take(s *dbus.Signal) {
 		var job dbus.ObjectPath
 		var unit, result string
 		if dbus.Store(s.Body, &id, &job, &unit, &result) != nil {
-			return
+			return ""
 		}
 		if h := j.units[unit]; h != nil && id == h.job {
 			h.done = result == "done"
@@ -263,19 +273,20 @@ func (j *jobs) take(s *dbus.Signal) {
 		var iface string
 		var p map[string]dbus.Variant
 		var invalid []string
-		if h := j.paths[s.Path]; h != nil && dbus.Store(s.Body, &iface, &p, &invalid) == nil && iface == unitName {
-			h.changed(p)
+		if h := j.paths[s.Path]; h != nil && dbus.Store(s.Body, &iface, &p, &invalid) == nil && iface == unitName && h.changed(p) {
+			return h.unit
 		}
 	}
+	return ""
 }
 
-// changed takes in the properties of a unit.
-func (h *heard) changed(p map[string]dbus.Variant) {
+// changed takes in the properties of a unit, and says whether they are the last word of a stop while it was down.
+func (h *heard) changed(p map[string]dbus.Variant) (stopped bool) {
 	active, _ := p["ActiveState"].Value().(string)
 	checked, is := p["ConditionTimestampMonotonic"].Value().(uint64)
 	job, _ := p["Job"].Value().([]any)
 	if !is || len(job) == 0 { // a signal always has all that change
-		return
+		return false
 	}
 	id, _ := job[0].(uint32)
 	down := active == "inactive" || active == "failed"
@@ -286,10 +297,11 @@ func (h *heard) changed(p map[string]dbus.Variant) {
 	if !down || checked != h.checked || id == h.fall && id != 0 {
 		h.stopped, h.done, id = false, false, 0
 	} else if id == 0 && h.job != 0 && h.done {
-		h.stopped = true
+		h.stopped, stopped = true, true
 	}
 	if h.job != id {
 		h.job, h.done = id, false
 	}
 	h.checked = checked
+	return stopped
 }

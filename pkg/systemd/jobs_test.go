@@ -3,6 +3,7 @@ package systemd
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -18,6 +19,8 @@ func TestStoppedDown(t *testing.T) {
 	m.checked = checked
 	m.unit(t, "a.service", "failed", 0)
 	m.unit(t, "last.service", "failed", 0)
+	told := make(chan string, 100)
+	u.OnStop(func(unit string) { told <- unit })
 	stranger, err := dbus.ConnectSystemBus()
 	if err != nil {
 		t.Fatal(err)
@@ -135,6 +138,14 @@ func TestStoppedDown(t *testing.T) {
 		}
 		if got := u.StoppedDown(unit, tt.s); got != tt.want {
 			t.Errorf("%s: %v", tt.name, got)
+		}
+		var first string // of the other one it is said as well, after that
+		if first = <-told; first == unit {
+			<-told
+		}
+		// A start may come after it, of which this may not have heard yet.
+		if later := strings.HasPrefix(tt.name, "stopped, "); len(told) > 0 || (first == unit) != (tt.want || later) {
+			t.Errorf("%s: told of %s, and of %d more", tt.name, first, len(told))
 		}
 		for _, unit := range []string{unit, "last.service"} {
 			if err := u.Unpin(ctxFor(t), unit); err != nil {

@@ -17,8 +17,13 @@ type pins struct {
 	conn *dbus.Conn
 	end  context.CancelFunc
 	all  map[string]bool
+	told func(unit string)
 	jobs atomic.Pointer[jobs] // heard of on conn
 }
+
+// OnStop has told called when somebody has stopped a pinned unit while it was down: see StoppedDown. It comes before the
+// first Pin, and told must not wait for anything.
+func (u *Units) OnStop(told func(unit string)) { u.pins.told = told }
 
 // Pin has systemd remember what a unit did last, until Unpin, and hears of its jobs. It does nothing for one that is pinned
 // already. Without a system bus there are no pins.
@@ -48,7 +53,7 @@ func (p *pins) call(ctx context.Context, method, unit string) error {
 			return fmt.Errorf("%s of %s: connect to the system bus: %w", method, unit, cmp.Or(err, context.Cause(dial)))
 		}
 		p.conn, p.end, p.all = conn, end, map[string]bool{}
-		j := p.jobs.Load().anew()
+		j := p.jobs.Load().anew(p.told)
 		j.listen(conn)
 		p.jobs.Store(j)
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"sync"
 )
 
 // Alert is what systemd starts for some events.
@@ -28,7 +29,7 @@ func (c *Config) Alerts(event string) bool {
 const alertUnitExpected = `a template such as "checkprocd-alert@.service", or ""`
 
 // template is a name of unit that takes an instance; systemd allows 255 bytes with it.
-var template = regexp.MustCompile(`^[A-Za-z0-9:_.\\-]{1,100}@\.service$`)
+var template = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9:_.\\-]{1,100}@\.service$`) })
 
 var alertSchema = []field[Config]{
 	{
@@ -37,7 +38,7 @@ var alertSchema = []field[Config]{
 			switch {
 			case v.kind != kindString:
 				r.fault(v, path, v.describe(), alertUnitExpected)
-			case v.text != "" && !template.MatchString(v.text):
+			case v.text != "" && !template().MatchString(v.text):
 				problem := "is no template"
 				if strings.HasSuffix(v.text, ".service") && !strings.Contains(v.text, "@") {
 					problem = "has no @ before .service"

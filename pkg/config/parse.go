@@ -8,6 +8,7 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/pelletier/go-toml/v2"
 	"github.com/pelletier/go-toml/v2/unstable"
@@ -155,7 +156,7 @@ func (d *document) check() {
 }
 
 // keyValueLine is a line such as `interval = 1s`, of which the key can be named although the value is no TOML.
-var keyValueLine = regexp.MustCompile(`^([A-Za-z0-9_.-]+)[ \t]*=`)
+var keyValueLine = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^([A-Za-z0-9_.-]+)[ \t]*=`) })
 
 // syntaxFault reports what the parser met and returns where to go on; -1 where nobody can tell.
 func (d *document) syntaxFault(err error, p *unstable.Parser, base, next int, prefix string) (resume int) {
@@ -167,7 +168,7 @@ func (d *document) syntaxFault(err error, p *unstable.Parser, base, next int, pr
 	}
 	line := string(bytes.TrimRight(d.data[start:d.lineAfter(start)], "\r\n"))
 	problem, key, expected := err.Error(), "", ""
-	if m := keyValueLine.FindStringSubmatch(line); m != nil {
+	if m := keyValueLine().FindStringSubmatch(line); m != nil {
 		key = m[1]
 		if prefix != "" {
 			key = prefix + "." + key

@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -47,8 +48,10 @@ func isPattern(path string) bool { return strings.ContainsAny(filepath.Base(path
 
 // byEditors is what editors and package managers leave beside a file: copies and half-written ones. 4913 is what vim
 // probes a directory with, sedXXXXXX what sed -i writes.
-var byEditors = regexp.MustCompile(`^(4913|sed[A-Za-z0-9]{6}|#.*#|.*(~|\.swp|\.swo|\.swx|\.tmp|\.temp|\.bak|\.orig|\.rej|\.part|` +
-	`\.dpkg-(new|old|dist|tmp|bak)|\.ucf-(new|old|dist)|\.rpm(new|save|orig)|,v|___jb_(tmp|old)___))$`)
+var byEditors = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^(4913|sed[A-Za-z0-9]{6}|#.*#|.*(~|\.swp|\.swo|\.swx|\.tmp|\.temp|\.bak|\.orig|\.rej|\.part|` +
+		`\.dpkg-(new|old|dist|tmp|bak)|\.ucf-(new|old|dist)|\.rpm(new|save|orig)|,v|___jb_(tmp|old)___))$`)
+})
 
 // matches lists the files of a directory that a pattern stands for. Hidden ones count only where the pattern says so.
 func matches(pattern string) ([]string, error) {
@@ -63,7 +66,7 @@ func matches(pattern string) ([]string, error) {
 	var out []string
 	for _, e := range entries {
 		name := e.Name()
-		if ok, _ := filepath.Match(last, name); !ok || strings.HasPrefix(name, ".") && !strings.HasPrefix(last, ".") || byEditors.MatchString(name) {
+		if ok, _ := filepath.Match(last, name); !ok || strings.HasPrefix(name, ".") && !strings.HasPrefix(last, ".") || byEditors().MatchString(name) {
 			continue
 		}
 		out = append(out, dir+name)

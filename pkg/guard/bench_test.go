@@ -56,6 +56,17 @@ func TestNoAllocation(t *testing.T) {
 	}
 }
 
+// TestDecisionsAreLetGo: what was decided about a wave is garbage with the next step.
+func TestDecisionsAreLetGo(t *testing.T) {
+	w, _ := thousand(t)
+	w.g.Step(w.now)
+	for i, d := range w.g.decisions[:cap(w.g.decisions)] {
+		if d != nil {
+			t.Fatalf("of %d decisions, %d is still %T", cap(w.g.decisions), i, d)
+		}
+	}
+}
+
 // BenchmarkStep1000Healthy has all of them beat before each scan.
 func BenchmarkStep1000Healthy(b *testing.B) {
 	w, records := thousand(b)

@@ -130,6 +130,7 @@ func (g *Guard) decide(d Decision) { g.decisions = append(g.decisions, d) }
 // answers to decisions "at once" are handed to another Step with the same now;
 // the slice is valid until then.
 func (g *Guard) Step(now time.Duration, observations ...Observation) []Decision {
+	clear(g.decisions) // a wave's would be kept until the next one
 	g.decisions = g.decisions[:0]
 	before := g.clock.attn
 	if missed := g.clock.advance(now); missed > 0 {

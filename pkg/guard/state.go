@@ -30,12 +30,17 @@ const maxGauges = 256
 // for must have its bytes: a count that is damaged costs no memory.
 const leastTarget = 292
 
+// savedTarget is how many bytes a usual target takes, with its record and its habit.
+const savedTarget = 512
+
 var errState = errors.New("saved state is damaged")
 
 // Save appends the state to buf: all that a restart must not lose. It is read
 // back by [Restore]; little endian, no alignment.
 func (g *Guard) Save(buf []byte) []byte {
-	w := writer{buf}
+	// As much as a target with its record takes: growing little by little would copy
+	// all of it again and again, at a start into memory that is not there yet.
+	w := writer{slices.Grow(buf, len(g.targets)*savedTarget)}
 	w.dur(g.clock.last)
 	w.dur(g.clock.plan)
 	w.dur(g.clock.attn)
@@ -309,7 +314,9 @@ func Restore(cfg *config.Config, state []byte) (*Guard, error) {
 	for n := r.count(maxHolds); n > 0 && !r.bad; n-- {
 		g.holds = append(g.holds, hold{Selector: Selector{int32(r.u32()), r.str(), r.flag()}, id: TargetID(r.u64()), until: r.upTo(g.clock.last + holdMax), reason: r.str(), by: r.str()})
 	}
-	for n := r.count(maxHabits); n > 0 && !r.bad; n-- {
+	habits := r.count(maxHabits)
+	g.habits = make([]habit, 0, habits)
+	for n := habits; n > 0 && !r.bad; n-- {
 		g.restoreHabit(&r)
 	}
 	for n := r.count(len(r.b) / leastRest); n > 0 && !r.bad; n-- {

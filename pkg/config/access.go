@@ -12,6 +12,10 @@ import (
 type Protect struct {
 	Names []string // patterns for the names of records
 	Units []string // patterns for units of systemd
+
+	// Aliases are those of Units that are other names of a unit, by the name that systemd has for it. They are learnt
+	// from it, and not of the file.
+	Aliases map[string]string
 }
 
 // Names says which names the records of some users may have. A user that no Names is about may use any; one that several
@@ -36,6 +40,9 @@ func (c *Config) Protected(name, unit string) string {
 		if Glob(p, unit) {
 			return "protect.units " + quote(p)
 		}
+	}
+	if p := c.Protect.Aliases[unit]; p != "" {
+		return "protect.units " + quote(p)
 	}
 	return ""
 }

@@ -71,7 +71,7 @@ func TestMayUse(t *testing.T) {
 
 func TestDiffAccess(t *testing.T) {
 	a, b := Default(), Default()
-	b.Protect = Protect{[]string{"sshd"}, []string{"a.service", "b.service"}}
+	b.Protect = Protect{Names: []string{"sshd"}, Units: []string{"a.service", "b.service"}}
 	b.Names = []Names{{"idc", nil}}
 	want := []string{
 		`protect.names: [] -> [ "sshd" ]`,

@@ -517,7 +517,7 @@ func anyConfig(t *rapid.T) Config {
 	list := func(label string) []string { return listOf(some, label) }
 	c.Sample = between(minSample, maxSample, "sample")
 	c.Alert = Alert{rapid.SampledFrom([]string{"", "a@.service"}).Draw(t, "alert"), list("alert events")}
-	c.Protect = Protect{list("protected names"), listOf(rapid.Map(some, func(p string) string { return p + ".scope" }), "protected units")}
+	c.Protect = Protect{Names: list("protected names"), Units: listOf(rapid.Map(some, func(p string) string { return p + ".scope" }), "protected units")}
 	for range rapid.IntRange(0, 3).Draw(t, "names") {
 		c.Names = append(c.Names, Names{rapid.OneOf(some, rapid.StringMatching(`[0-9]{1,9}`)).Draw(t, "user"), list("allow")})
 	}

@@ -100,7 +100,13 @@ func (k *carrying) apply(ctx context.Context, unit string, of lived, a *attempt)
 	result := "done"
 	if !restarted {
 		start := action == config.WatchRestart && a.asked == 0
-		if wait, err := k.leave(ctx, limited, unit, of, start, down, a); err != nil || wait > 0 {
+		var along []string
+		if action == config.WatchRestart {
+			if along, err = manager.Along(limited, before, before.Active != "failed"); err != nil {
+				return 0, err
+			}
+		}
+		if wait, err := k.leave(ctx, limited, unit, of, along, start, down, a); err != nil || wait > 0 {
 			return wait, err
 		}
 	}
@@ -167,12 +173,24 @@ func (k *carrying) took(unit string, a *attempt, name guard.EventName, level gua
 // leave asks the loop, just before a job for a unit is asked for, whether that is not
 // forbidden by now: the answers of systemd may have taken long. For a start that was not
 // asked for before one is taken from the budget that all causes share. It says how long to
-// wait where the unit is to be left alone; ctx is of the rule.
-func (k *carrying) leave(ctx, limited context.Context, unit string, of lived, start, down bool, a *attempt) (wait time.Duration, err error) {
+// wait where the unit is to be left alone, itself or for those that its restart takes along;
+// ctx is of the rule.
+func (k *carrying) leave(ctx, limited context.Context, unit string, of lived, along []string, start, down bool, a *attempt) (wait time.Duration, err error) {
 	d := k.w.d
+	delayed := func(trouble, text string) {
+		if a.trouble != trouble {
+			a.trouble = trouble
+			d.tellUnit(evConfigDelayed, guard.LevelWarning, unit, trouble, fmt.Sprintf("%s: its changed configuration (%s) is not in force yet: %s", unit, k.files, text))
+		}
+	}
 	err = d.inLoop(limited, func() {
 		if p := k.plan(); ctx.Err() != nil || !slices.Contains(p.todo, unit) {
 			wait = heldLook
+			return
+		}
+		if why, _ := d.guard.Spares(along); why != "" {
+			wait = heldLook
+			delayed(why, why+"; waiting for that")
 			return
 		}
 		if !start {
@@ -180,10 +198,8 @@ func (k *carrying) leave(ctx, limited context.Context, unit string, of lived, st
 		}
 		wait = d.guard.TakeStart(of.name, of.user, unit, down)
 		d.saved.behind = true
-		const text = "too many starts"
-		if wait > 0 && a.trouble != text {
-			a.trouble = text
-			d.tellUnit(evConfigDelayed, guard.LevelWarning, unit, text, fmt.Sprintf("%s: its changed configuration (%s) is not in force yet: it was started too often lately; trying again in %s", unit, k.files, wait.Round(time.Second)))
+		if wait > 0 {
+			delayed("too many starts", fmt.Sprintf("it was started too often lately; trying again in %s", wait.Round(time.Second)))
 		}
 	})
 	return wait, err

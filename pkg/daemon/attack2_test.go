@@ -75,7 +75,7 @@ func TestLimitSparesTheStopped(t *testing.T) {
 	m.mu.Unlock()
 	var units systemd.Units
 	defer units.Close()
-	l := &limiter{units: &units, forbids: func(context.Context, guard.RestartForLimit) (string, error) { return "", nil }}
+	l := &limiter{units: &units, forbids: func(context.Context, guard.RestartForLimit, []string) (string, error) { return "", nil }}
 	for _, unit := range []string{"stops.service", "stopped.service", "failed.service", "busy.service", "up.service"} {
 		got := l.restart(guard.RestartForLimit{Unit: unit, PID: 42}).do(t.Context()).(guard.RestartedForLimit)
 		if (got.Problem == "") != (unit == "up.service") {

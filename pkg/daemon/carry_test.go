@@ -177,6 +177,42 @@ func TestCarryAfterProtection(t *testing.T) {
 	c.asks("reload b.service", "reload a.service")
 }
 
+// TestCarryAlong: a unit does not take a change by a restart that would restart one that is protected, by whatever of its
+// names, or is held; that is said once, and it takes the change when that is over.
+func TestCarryAlong(t *testing.T) {
+	if namespaces(t) {
+		return
+	}
+	c := carry(t, config.Watch{Action: config.WatchRestart}, "a.service", "b.service")
+	c.m.set("db.service", "loaded", "active", 8)
+	c.m.set("sql.service", "loaded", "active", 8)
+	c.m.mu.Lock()
+	c.m.units["a.service"]["RequiredBy"] = dbus.MakeVariant([]string{"db.service"})
+	c.m.units["sql.service"]["Id"] = dbus.MakeVariant("db.service")
+	c.m.mu.Unlock()
+	protect := func(units ...string) {
+		t.Helper()
+		c.cfg.Protect.Units, c.cfg.Rules[0].Then = units, units
+		c.guardian.write(c.cfg)
+		if _, err := c.dial().Reload(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	protect("sql.service")
+	c.await(want{event: evDegraded, text: "rule[0].then: sql.service is not restarted: it is another name of db.service"})
+	c.write("1")
+	delayed := want{event: evConfigDelayed, text: `a.service: its changed configuration (` + c.file + `) is not in force yet: it would take db.service along: protected by protect.units "sql.service"`}
+	c.await(delayed)
+	c.asks("restart b.service")
+	protect("sql.service", "x.service") // it is as before at once: systemd is asked again later
+	c.asks("restart b.service")
+	if n := len(c.find(delayed)); n != 1 {
+		t.Errorf("said %d times", n)
+	}
+	protect()
+	c.asks("restart b.service", "restart a.service")
+}
+
 // TestCarryHeldMeanwhile: what is ordered while systemd is asked how a unit is counts: that may take long.
 func TestCarryHeldMeanwhile(t *testing.T) {
 	if namespaces(t) {

@@ -172,15 +172,16 @@ func start(opts Options) (*Daemon, error) {
 	d.reader = process.NewReader(func(a process.ConsentAnswer) { d.mail.leave(func() { d.consentAnswer(a) }) })
 	d.pool = escalate.New(cfg.Ladder.MaxConcurrent, d.ladderOutcome)
 	d.restorer = newRestorer(d.post)
-	d.restorer.forbids = func(ctx context.Context, ask uint64) (is bool) {
-		err := d.inLoop(ctx, func() { is = d.guard.Forbids(ask) })
-		return is || err != nil // it ends, or took too long: nothing was asked for yet
+	d.restorer.forbids = func(ctx context.Context, ask uint64, along []string) (is bool, why string) {
+		err := d.inLoop(ctx, func() { is, why = d.guard.Forbids(ask, along) })
+		return is || err != nil, why // it ends, or took too long: nothing was asked for yet
 	}
+	d.restorer.known = func(ids map[string]string) { d.mail.leave(func() { d.namesKnown(ids) }) }
 	d.alerter = newAlerter(d.alertTrouble)
 	d.denials.pace = newPace()
 	d.limiter = &limiter{units: &d.restorer.units, queue: make(chan limitJob, limitQueue), post: d.post}
-	d.limiter.forbids = func(ctx context.Context, x guard.RestartForLimit) (why string, err error) {
-		err = d.inLoop(ctx, func() { why = d.guard.ForbidsLimit(x) })
+	d.limiter.forbids = func(ctx context.Context, x guard.RestartForLimit, along []string) (why string, err error) {
+		err = d.inLoop(ctx, func() { why = d.guard.ForbidsLimit(x, along) })
 		return why, err
 	}
 	d.sampler = newSampler()
@@ -250,6 +251,7 @@ func (d *Daemon) run(ctx context.Context) error {
 	d.side(func() { d.limiter.run(sideCtx) })
 	d.side(func() { d.sampler.run(sideCtx) })
 	d.restorer.follow(d.cfg.Rules)
+	d.restorer.setNames(d.cfg)
 	d.watches.set(d.cfg.Rules)
 	var err error
 	if d.server, err = d.listen(); err != nil {

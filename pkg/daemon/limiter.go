@@ -26,8 +26,8 @@ type limiter struct {
 	units *systemd.Units
 	queue chan limitJob
 	post  func(guard.Observation)
-	// forbids asks the loop, just before a restart is asked for.
-	forbids func(context.Context, guard.RestartForLimit) (why string, err error)
+	// forbids asks the loop, just before a restart is asked for that takes these other units along.
+	forbids func(ctx context.Context, x guard.RestartForLimit, along []string) (why string, err error)
 }
 
 // limitJob is one thing to be done; it says what came of it, or that it was given up.
@@ -105,9 +105,14 @@ func (l *limiter) restart(x guard.RestartForLimit) limitJob {
 		if state.Active != "active" || state.Job {
 			return answer("it is " + state.Active + ", and that is somebody else's doing")
 		}
-		if why, err := l.forbids(ctx, x); err != nil {
+		along, err := l.units.Along(ctx, state, true)
+		if err != nil {
+			return answer(err.Error())
+		}
+		if why, err := l.forbids(ctx, x, along); err != nil {
 			return answer(err.Error())
 		} else if why != "" {
+			done.Refused = true
 			return answer(why)
 		}
 		result, err := l.units.TryRestart(ctx, x.Unit)

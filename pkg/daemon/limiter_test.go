@@ -54,14 +54,15 @@ func TestLimiter(t *testing.T) {
 	m.mu.Lock()
 	m.units["a.service"]["MemoryHigh"], m.units["a.service"]["CPUQuotaPerSecUSec"] = dbus.MakeVariant(uint64(guard.Unlimited)), dbus.MakeVariant(uint64(7))
 	m.result["stuck.service"] = "timeout"
+	m.units["held.service"]["RequiredBy"] = dbus.MakeVariant([]string{"a.service", "gone.service"})
 	m.mu.Unlock()
 	var units systemd.Units
 	defer units.Close()
 	posted := make(chan guard.Observation, 10)
 	l := &limiter{units: &units, queue: make(chan limitJob, 1), post: func(o guard.Observation) { posted <- o }}
-	l.forbids = func(_ context.Context, x guard.RestartForLimit) (string, error) {
+	l.forbids = func(_ context.Context, x guard.RestartForLimit, along []string) (string, error) {
 		if x.Unit == "held.service" {
-			return "somebody holds it", nil
+			return fmt.Sprintf("somebody holds %q", along), nil
 		}
 		return "", nil
 	}
@@ -93,7 +94,7 @@ func TestLimiter(t *testing.T) {
 		{l.set(guard.SetUnitLimits{Unit: "gone.service", Back: guard.UnitLimits{CPUQuota: 7}, Has: guard.UnitLimits{CPUQuota: 600_000}}), guard.UnitLimitsSet{Unit: "gone.service", Gone: true}},
 		{l.set(guard.SetUnitLimits{Unit: "a.service"}), guard.UnitLimitsSet{Unit: "a.service"}},
 		{l.restart(guard.RestartForLimit{Unit: "a.service", Target: 3, PID: 42}), guard.RestartedForLimit{Unit: "a.service", Target: 3, PID: 42}},
-		{l.restart(guard.RestartForLimit{Unit: "held.service", Target: 3, PID: 42}), guard.RestartedForLimit{Unit: "held.service", Target: 3, PID: 42, Problem: "somebody holds it"}},
+		{l.restart(guard.RestartForLimit{Unit: "held.service", Target: 3, PID: 42}), guard.RestartedForLimit{Unit: "held.service", Target: 3, PID: 42, Problem: `somebody holds ["a.service"]`, Refused: true}},
 		{l.restart(guard.RestartForLimit{Unit: "stuck.service", Target: 3, PID: 42}), guard.RestartedForLimit{Unit: "stuck.service", Target: 3, PID: 42, Problem: "its restart job ended as timeout", Begun: true}},
 	} {
 		if got := ask(tt.job); got != tt.want {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/checkprocd/checkprocd/pkg/config"
@@ -91,6 +93,8 @@ func compare(old, next *config.Config) control.ReloadResult {
 	// What names things that are open.
 	next.RuntimeDir, next.Control.Socket = old.RuntimeDir, old.Control.Socket
 	next.CPActive.Key, next.CPActive.SemKey, next.CPActive.Records = old.CPActive.Key, old.CPActive.SemKey, old.CPActive.Records
+	next.Protect.Aliases = maps.Clone(old.Protect.Aliases) // until systemd is asked again
+	maps.DeleteFunc(next.Protect.Aliases, func(_, name string) bool { return !slices.Contains(next.Protect.Units, name) })
 	result.Changed = config.Diff(*old, *next)
 	return result
 }
@@ -130,6 +134,7 @@ func (d *Daemon) switchTo(next config.Config, who string) control.ReloadResult {
 	clear(d.lost) // what is still missing is said again
 	d.guard.SetConfig(d.cfg)
 	d.restorer.follow(next.Rules)
+	d.restorer.setNames(d.cfg)
 	d.watches.set(next.Rules)
 	d.saved.behind = true
 	if old.CPActive.Enabled && !next.CPActive.Enabled {

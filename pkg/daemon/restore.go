@@ -89,8 +89,10 @@ func (r *restorer) restore(ctx context.Context, x guard.RestoreUnit) guard.Resto
 		out.Down = true
 		return out
 	}
-	if r.forbids(ctx, x.Ask) {
-		out.Forbidden = true
+	if x.Command != nil { // which has a unit of its own
+		state = systemd.UnitState{}
+	}
+	if r.forbidden(ctx, x.Ask, state, false, &out) {
 		return out
 	}
 	unit := x.Unit
@@ -197,6 +199,21 @@ func (r *restorer) stopped(ctx context.Context, unit string) {
 		}
 	}
 	r.post(guard.UnitStopped{Unit: unit, Reason: "it was stopped while it was down"})
+}
+
+// forbidden asks the loop whether a unit in that state is not to be started, or restarted,
+// after all: for itself, or for those that systemd would stop or restart with it.
+func (r *restorer) forbidden(ctx context.Context, ask uint64, s systemd.UnitState, restart bool, out *guard.RestoreDone) bool {
+	along, err := r.units.Along(ctx, s, restart)
+	if err != nil {
+		out.Failed, out.Unasked, out.Reason = true, true, err.Error()
+		return true
+	}
+	is, why := r.forbids(ctx, ask, along)
+	if is {
+		out.Forbidden, out.Reason = true, why
+	}
+	return is
 }
 
 // ofCommand says where the words of a command are: nobody else knows the name of its unit.
@@ -386,6 +403,9 @@ func (r *restorer) restart(ctx context.Context, x guard.RestartUnit) guard.Resto
 	case state.Load != "loaded":
 		out.Failed, out.Reason = true, "it is "+state.Load
 		return out
+	case state.ID != "" && state.ID != x.Unit: // by which those are known that live in it, and what stands over it
+		out.Forbidden, out.Reason = true, otherName(state.ID)
+		return out
 	case state.Job || state.Active == "activating" || state.Active == "deactivating":
 		out.Reason = "somebody else starts or stops it: it is " + state.Active
 		return out
@@ -409,8 +429,7 @@ func (r *restorer) restart(ctx context.Context, x guard.RestartUnit) guard.Resto
 			return out
 		}
 	}
-	if r.forbids(ctx, x.Ask) {
-		out.Forbidden = true
+	if r.forbidden(ctx, x.Ask, state, !state.Down(), &out) {
 		return out
 	}
 	var result string

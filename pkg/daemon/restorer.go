@@ -35,8 +35,9 @@ type restorer struct {
 	learn chan unitProcess
 	post  func(guard.Observation)
 
-	settle  time.Duration                              // settleTime
-	forbids func(ctx context.Context, ask uint64) bool // asks the loop, just before a job is asked for
+	settle time.Duration // settleTime
+	// forbids asks the loop, just before a job is asked for that takes these other units along.
+	forbids func(ctx context.Context, ask uint64, along []string) (is bool, why string)
 
 	mu    sync.Mutex
 	runs  map[string]bool // units of commands of which systemd is to remember how they end
@@ -45,6 +46,10 @@ type restorer struct {
 
 	pins  chan struct{} // either has changed: see pinAll
 	stops chan string   // units that somebody has stopped while they were down
+
+	names   []string                    // under mu: of units, in the configuration
+	renamed chan struct{}               // they have changed: see learnNames
+	known   func(ids map[string]string) // is told which of them are other names of units
 }
 
 // restoreJob is one question to systemd.
@@ -62,8 +67,9 @@ type unitProcess struct {
 
 func newRestorer(post func(guard.Observation)) *restorer {
 	r := &restorer{queue: make(chan restoreJob, restoreQueue), learn: make(chan unitProcess, restoreQueue), post: post, settle: settleTime,
-		forbids: func(context.Context, uint64) bool { return false },
-		runs:    map[string]bool{}, waits: map[string]int{}, pins: make(chan struct{}, 1), stops: make(chan string, restoreQueue)}
+		forbids: func(context.Context, uint64, []string) (bool, string) { return false, "" },
+		runs:    map[string]bool{}, waits: map[string]int{}, pins: make(chan struct{}, 1), stops: make(chan string, restoreQueue),
+		renamed: make(chan struct{}, 1), known: func(map[string]string) {}}
 	r.units.OnStop(func(unit string) {
 		select {
 		case r.stops <- unit:
@@ -115,6 +121,7 @@ func (r *restorer) run(ctx context.Context) {
 	var all sync.WaitGroup
 	all.Go(func() { r.learnMains(ctx) })
 	all.Go(func() { r.pinAll(ctx) })
+	all.Go(func() { r.learnNames(ctx) })
 	all.Go(func() {
 		for {
 			select {

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -384,6 +385,9 @@ func TestRestorer(t *testing.T) {
 		}
 	}
 	property("failed.service", "InactiveEnterTimestampMonotonic", uint64(101*s))
+	property("b.service", "Id", "b.service")
+	m.set("alias.service", "loaded", "active", 42)
+	property("alias.service", "Id", "b.service")
 	property("up.service", "Requires", []string{"target.target", "mid.service"})
 	m.set("target.target", "loaded", "active", 0)
 	m.set("mid.service", "loaded", "active", 7)
@@ -476,6 +480,7 @@ func TestRestorer(t *testing.T) {
 		{guard.RestartUnit{Unit: "stops.service"}, guard.RestoreDone{Reason: "somebody else starts or stops it: it is deactivating"}},
 		{guard.RestartUnit{Unit: "comes.service"}, guard.RestoreDone{Reason: "somebody else starts or stops it: it is activating"}},
 		{guard.RestartUnit{Unit: "gone.service"}, guard.RestoreDone{Failed: true, Reason: "it is not-found"}},
+		{guard.RestartUnit{Unit: "alias.service"}, guard.RestoreDone{Forbidden: true, Reason: "it is another name of b.service, and its rule has to name that"}},
 	} {
 		tt.x.After, tt.x.Ended = gocmp.Or(tt.x.After, "a.service"), ended
 		if diff := cmp.Diff(tt.want, r.restart(ctx, tt.x)); diff != "" {
@@ -489,7 +494,9 @@ func TestRestorer(t *testing.T) {
 		t.Error(diff)
 	}
 	// It is forbidden by now: neither is anything started.
-	r.forbids = func(_ context.Context, ask uint64) bool { return ask == 5 }
+	r.forbids = func(_ context.Context, ask uint64, along []string) (bool, string) {
+		return ask >= 5, strings.Join(along, " ")
+	}
 	for _, got := range []guard.RestoreDone{r.restore(ctx, guard.RestoreUnit{Ask: 5, Unit: "bad.service", PID: 42}), r.restart(ctx, guard.RestartUnit{Ask: 5, Unit: "b.service"}),
 		r.restore(ctx, guard.RestoreUnit{Ask: 5, Command: command, Name: "x", User: "idc", PID: 43})} {
 		if !got.Forbidden || got.Started || got.Failed {
@@ -499,7 +506,30 @@ func TestRestorer(t *testing.T) {
 	if diff := cmp.Diff(want, m.calls()); diff != "" {
 		t.Error(diff)
 	}
-	r.forbids = func(context.Context, uint64) bool { return false }
+	// For those that would be stopped or restarted with it.
+	property("b.service", "RequiredBy", []string{"up.service", "stopped.service"})
+	property("b.service", "Conflicts", []string{"mid.service", "shutdown.target"})
+	property("bad.service", "Conflicts", []string{"follows.service"})
+	property("bad.service", "RequiredBy", []string{"up.service"}) // which a start leaves alone
+	property("failed-before.service", "InactiveEnterTimestampMonotonic", uint64(101*s))
+	property("failed-before.service", "ConflictedBy", []string{"follows.service"})
+	property("failed-before.service", "RequiredBy", []string{"up.service"})
+	for _, tt := range []struct {
+		got  guard.RestoreDone
+		want string
+	}{
+		{r.restart(ctx, guard.RestartUnit{Ask: 6, Unit: "b.service"}), "mid.service up.service"},
+		{r.restore(ctx, guard.RestoreUnit{Ask: 6, Unit: "bad.service", PID: 42}), "follows.service"},
+		{r.restart(ctx, guard.RestartUnit{Ask: 6, Unit: "failed-before.service", Ended: ended}), "follows.service"},
+	} {
+		if diff := cmp.Diff(guard.RestoreDone{Forbidden: true, Reason: tt.want}, tt.got); diff != "" {
+			t.Error(diff)
+		}
+	}
+	if diff := cmp.Diff(want, m.calls()); diff != "" {
+		t.Error(diff)
+	}
+	r.forbids = func(context.Context, uint64, []string) (bool, string) { return false, "" }
 	// The system goes down: nothing is started any more.
 	m.mu.Lock()
 	m.state = "stopping"

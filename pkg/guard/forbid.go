@@ -1,6 +1,7 @@
 package guard
 
 import (
+	"fmt"
 	"slices"
 
 	"github.com/checkprocd/checkprocd/pkg/config"
@@ -11,8 +12,10 @@ import (
 // out asks once more, just before.
 
 // Forbids reports whether what a question about a recovery asks for ([RestoreUnit],
-// [RestartUnit]) is not to be done any more. The answer to it is Forbidden then.
-func (g *Guard) Forbids(ask uint64) bool {
+// [RestartUnit]) is not to be done any more. The answer to it is Forbidden then, and why
+// its Reason: that is "" where the next step finds it, or has to wait. along are the other
+// units that would be stopped or restarted by it.
+func (g *Guard) Forbids(ask uint64, along []string) (forbidden bool, why string) {
 	for i := range g.pending {
 		r := &g.pending[i]
 		if !r.under || r.ask != ask {
@@ -23,9 +26,40 @@ func (g *Guard) Forbids(ask uint64) bool {
 		if r.next > 0 && why == "" && !held {
 			why, held = g.spares(r, r.asked)
 		}
-		return !g.acting || p.Restart == config.RestartNone || why != "" || held
+		if !g.acting || p.Restart == config.RestartNone || why != "" || held {
+			return true, ""
+		}
+		why, held = g.Spares(along)
+		if held {
+			return true, ""
+		}
+		return why != "", why
 	}
-	return true // nobody waits for it
+	return true, "" // nobody waits for it
+}
+
+// Spares says why units are not to be stopped or restarted along with another, "" if they
+// may be: one is protected, or somebody in it has a name that is not his. held: an order
+// holds somebody, and nothing else is in the way.
+func (g *Guard) Spares(along []string) (why string, held bool) {
+	for _, unit := range along {
+		if by := g.cfg.Protected("", unit); by != "" {
+			return fmt.Sprintf("it would take %s along: protected by %s", unit, by), false
+		}
+		for _, ix := range g.inUnit(unit) {
+			t := &g.targets[ix]
+			if !t.used || t.state == Ended || t.facts.Unit != unit {
+				continue
+			}
+			if by := t.untouchable(); by != "" {
+				return fmt.Sprintf("it would take %s along: %s: %s", unit, t.describe(), by), false
+			}
+			if h := g.heldBy(ix); h != nil {
+				why, held = fmt.Sprintf("it would take %s along: %s: %s", unit, t.describe(), h.says()), true
+			}
+		}
+	}
+	return why, held
 }
 
 // barred says why what ended is not to be started again, "" if it may be. held: an order
@@ -40,7 +74,8 @@ func (g *Guard) barred(r *recovery) (why string, held bool) {
 }
 
 // ForbidsLimit says why a unit is not to be restarted for a limit any more, "" if it is.
-func (g *Guard) ForbidsLimit(x RestartForLimit) string {
+// along are the other units that would be stopped or restarted by it.
+func (g *Guard) ForbidsLimit(x RestartForLimit, along []string) string {
 	if !g.acting || g.brake.on {
 		return "the brake is on, or this guard does not act any more"
 	}
@@ -51,13 +86,27 @@ func (g *Guard) ForbidsLimit(x RestartForLimit) string {
 	if !g.targets[ix].limitStands(config.LimitRestart) {
 		return "no limit says so any more"
 	}
-	for _, k := range g.inUnit(x.Unit) {
-		o := &g.targets[k]
-		if !o.used || o.state == Ended || o.facts.Unit != x.Unit || o.forged() && k != ix {
-			continue
+	for _, unit := range append([]string{x.Unit}, along...) {
+		why := ""
+		if by := g.cfg.Protected("", unit); by != "" {
+			why = "protected by " + by
 		}
-		if why := g.limitBarred(k); why != "" {
-			return o.describe() + ": " + why
+		for _, k := range g.inUnit(unit) {
+			o := &g.targets[k]
+			if !o.used || o.state == Ended || o.facts.Unit != unit || o.forged() && k != ix {
+				continue
+			}
+			if barred := g.limitBarred(k); barred != "" {
+				why = o.describe() + ": " + barred
+				break
+			}
+		}
+		switch {
+		case why == "":
+		case unit == x.Unit:
+			return why
+		default:
+			return fmt.Sprintf("it would take %s along: %s", unit, why)
 		}
 	}
 	return ""

@@ -1,6 +1,8 @@
 package guard
 
 import (
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -63,11 +65,12 @@ func TestForbids(t *testing.T) {
 				}
 			}
 			r := &w.g.pending[0]
-			if w.g.Forbids(ask) || !w.g.Forbids(ask+1) || before != 1 {
+			forbids := func(ask uint64) bool { is, _ := w.g.Forbids(ask, nil); return is }
+			if forbids(ask) || !forbids(ask+1) || before != 1 {
 				t.Fatalf("question %d of %d: forbidden\n%s", ask, before, w)
 			}
 			tt.change(w)
-			if !w.g.Forbids(ask) {
+			if !forbids(ask) {
 				t.Error("not forbidden")
 			}
 			policy := w.g.policyOf(r)
@@ -98,6 +101,109 @@ func TestForbids(t *testing.T) {
 	}
 }
 
+// TestForbidsAlong has units stopped or restarted with the one that is to be started, or restarted: it is not where one of
+// them is not to be touched, which is said, and waits where an order holds somebody in them.
+func TestForbidsAlong(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		change func(w *world)
+		want   string
+		waits  bool
+	}{
+		{"nothing", func(*world) {}, "", false},
+		{"protected unit", func(w *world) {
+			w.reload(func(c *config.Config) { c.Protect.Units = []string{"taken.service"} })
+		}, `it would take taken.service along: protected by protect.units "taken.service"`, false},
+		{"protected unit without a client", func(w *world) {
+			w.reload(func(c *config.Config) { c.Protect.Units = []string{"empty.*"} })
+		}, `it would take empty.service along: protected by protect.units "empty.*"`, false},
+		{"protected by another name", func(w *world) {
+			w.reload(func(c *config.Config) {
+				c.Protect.Units, c.Protect.Aliases = []string{"other.service"}, map[string]string{"taken.service": "other.service"}
+			})
+		}, `it would take taken.service along: protected by protect.units "other.service"`, false},
+		{"protected client", func(w *world) {
+			w.reload(func(c *config.Config) { c.Protect.Names = []string{"take*"} })
+		}, `it would take taken.service along: pid 112 (taken): protected by protect.names "take*"`, false},
+		{"a name that is not his", func(w *world) {
+			w.reload(func(c *config.Config) { c.Names = []config.Names{{User: "*", Allow: []string{"c", "next"}}} })
+		}, `it would take taken.service along: pid 112 (taken): [[names]] does not let idc use the name "taken"`, false},
+		{"held", func(w *world) { w.hold(HoldOrder{PID: 112, For: time.Hour}) }, "", true},
+		{"held, and the other one protected", func(w *world) {
+			w.reload(func(c *config.Config) { c.Protect.Names = []string{"more"} })
+			w.hold(HoldOrder{PID: 112, For: time.Hour})
+		}, `it would take taken.service along: pid 113 (more): protected by protect.names "more"`, false},
+		{"ended", func(w *world) {
+			w.reload(func(c *config.Config) { c.Protect.Names = []string{"taken"} })
+			w.procs[112].exit(true)
+			w.run(sec)
+		}, "", false},
+	} {
+		for _, then := range []bool{false, true} {
+			t.Run(fmt.Sprint(tt.name, then), func(t *testing.T) {
+				w := newWorld(t, func(c *config.Config) {
+					c.Recovery.Wait = sec
+					c.Rules = []config.Rule{{Match: config.Match{Name: "c"}, Then: []string{"next.service", "last.service"}}, {Restart: config.RestartNone}}
+				})
+				w.restoreTime = 1000 * time.Hour // no answer comes
+				w.onFollow = func(RestartUnit) (RestoreDone, time.Duration) { return RestoreDone{}, w.restoreTime }
+				p := w.member(110, "c", "c.service")
+				w.member(111, "next", "next.service")
+				w.member(112, "taken", "taken.service")
+				w.member(113, "more", "taken.service")
+				w.run(10 * sec)
+				p.exit(false)
+				w.run(10 * sec)
+				if then {
+					w.post(0, RestoreDone{Ask: w.g.lastAsk, Started: true})
+					w.run(5 * sec)
+				}
+				ask := w.g.lastAsk
+				asked, starts, along := w.startsOf("c.service"), 0, []string{"empty.service", "taken.service"}
+				tt.change(w)
+				is, why := w.g.Forbids(ask, along)
+				if is != (tt.waits || tt.want != "") || why != tt.want {
+					t.Fatalf("forbidden %v, %q", is, why)
+				}
+				if why, held := w.g.Spares(along); held != tt.waits || (why != "") != is {
+					t.Errorf("%q, held %v", why, held)
+				}
+				if !is {
+					return
+				}
+				w.post(0, RestoreDone{Ask: ask, Forbidden: true, Reason: why})
+				w.run(10 * sec)
+				for i := range w.g.budgets {
+					starts += len(w.g.budgets[i].starts)
+				}
+				said, followers := w.find(EvLeftDown, 110), []string(nil)
+				if then {
+					said, followers = w.find(EvRefused, 110), []string{"next.service", "last.service"}
+				}
+				switch {
+				case tt.waits: // and is asked for again
+					if then {
+						followers[1] = "next.service"
+					} else {
+						asked++
+					}
+					if len(said) > 0 {
+						t.Error(w)
+					}
+				case len(said) != 1 || !strings.HasSuffix(said[0].Message, ": "+why):
+					t.Error(w)
+				}
+				if starts != map[bool]int{false: 0, true: 1}[then || tt.waits] {
+					t.Errorf("%d starts are taken\n%s", starts, w)
+				}
+				if got := w.startsOf("c.service"); got != asked || !slices.Equal(w.followers(), followers) {
+					t.Errorf("asked for %d starts, want %d, and for %q, want %q\n%s", got, asked, w.followers(), followers, w)
+				}
+			})
+		}
+	}
+}
+
 // TestForbidsLimit has the same between the decision to restart a unit for a limit, and its job.
 func TestForbidsLimit(t *testing.T) {
 	for name, tt := range map[string]struct {
@@ -117,6 +223,15 @@ func TestForbidsLimit(t *testing.T) {
 		"no limit": {func(w *world, _ *proc, _ *float64) {
 			w.reload(func(c *config.Config) { c.Rules = nil })
 		}, "no limit says so any more"},
+		"one along held": {func(w *world, _ *proc, _ *float64) { w.hold(HoldOrder{PID: 123, For: time.Hour}) }, "it would take f.service along: pid 123 (f): uid 0 ordered to leave it alone"},
+		"one along says report": {func(w *world, _ *proc, _ *float64) {
+			w.reload(func(c *config.Config) {
+				c.Rules = append(c.Rules, config.Rule{Match: config.Match{Name: "f"}, Action: config.ActionReport})
+			})
+		}, "it would take f.service along: pid 123 (f): rule[1] says report"},
+		"a unit along protected": {func(w *world, _ *proc, _ *float64) {
+			w.reload(func(c *config.Config) { c.Protect.Units = []string{"empty.service"} })
+		}, "it would take empty.service along: protected by protect.units \"empty.service\""},
 		"unit protected": {func(w *world, _ *proc, _ *float64) {
 			w.reload(func(c *config.Config) { c.Protect.Units = []string{"c.service"} })
 		}, "pid 110 (c): protected by protect.units \"c.service\""},
@@ -127,10 +242,11 @@ func TestForbidsLimit(t *testing.T) {
 			w.unitFault = "no bus" // it is asked again and again
 			w.client(121, "d", 10, 5*sec).facts.Unit = p.facts.Unit
 			w.client(122, "e", 10, 5*sec).facts.Unit = "e.service"
+			w.client(123, "f", 10, 5*sec).facts.Unit = "f.service"
 			w.run(time.Minute)
 			x := RestartForLimit{Unit: p.facts.Unit, Target: w.g.targets[w.g.byPID[110]].id, PID: 110}
 			tt.change(w, p, threads)
-			if got := w.g.ForbidsLimit(x); got != tt.want {
+			if got := w.g.ForbidsLimit(x, []string{"empty.service", "f.service"}); got != tt.want {
 				t.Errorf("%q, want %q", got, tt.want)
 			}
 			w.events = nil

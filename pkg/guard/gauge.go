@@ -27,6 +27,7 @@ type gauge struct {
 	settled bool          // its action was begun, or there is nothing to be done
 	again   time.Duration // its action is not tried before
 	why     string        // it is not, as was said last
+	refused string        // why a restart was not, when all that goes with it was known: said once
 }
 
 // usage is the processor time that a process had used at a time (CLOCK_MONOTONIC).

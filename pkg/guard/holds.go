@@ -121,6 +121,9 @@ func (h *hold) because() string {
 	return " (" + h.reason + ")"
 }
 
+// says is what the order was to somebody whom it holds.
+func (h *hold) says() string { return orSomebody(h.by) + " ordered to leave it alone" + h.because() }
+
 // Hold takes an order; one for the same targets is replaced. Ladders under way
 // that it is about are stopped. The error is an *OrderError.
 func (g *Guard) Hold(o HoldOrder) (HoldView, error) {

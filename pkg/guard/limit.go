@@ -157,7 +157,7 @@ func (g *Guard) sayLimit(ix int32, name EventName, level Level, m *gauge, format
 
 // exceeded reports that a limit is exceeded, and begins what its action says.
 func (g *Guard) exceeded(ix int32, m *gauge) {
-	m.settled, m.again, m.why = false, 0, ""
+	m.settled, m.again, m.why, m.refused = false, 0, "", ""
 	what := g.beginLimit(ix, m)
 	g.emit(g.sayLimit(ix, EvLimit, LevelWarning, m, "%s is more than %s for %s: %s", m.what(), m.Text(m.Above), m.For, what))
 }
@@ -167,7 +167,7 @@ func (g *Guard) exceeded(ix int32, m *gauge) {
 func (g *Guard) tryLimit(ix int32, m *gauge) {
 	before := m.why
 	what := g.beginLimit(ix, m)
-	if m.why == before {
+	if m.why == before || m.why == "" && m.refused != "" { // which is said if it is refused otherwise by now
 		return
 	}
 	g.emit(g.sayLimit(ix, EvLimit, LevelWarning, m, "%s is still more than %s: %s", m.what(), m.Text(m.Above), what))
@@ -255,7 +255,7 @@ func (g *Guard) limitRefusal(ix int32, m *gauge) string {
 func (g *Guard) limitBarred(ix int32) string {
 	t := &g.targets[ix]
 	if h := g.heldBy(ix); h != nil {
-		return fmt.Sprintf("%s ordered to leave it alone%s", orSomebody(h.by), h.because())
+		return h.says()
 	}
 	if why := g.onlyReport(ix); why != "" {
 		return why
@@ -401,14 +401,21 @@ func (o RestartedForLimit) apply(g *Guard) {
 		e.Name, e.Level, e.Reason = EvLimitFailed, LevelError, o.Problem
 		e.Message = fmt.Sprintf("%s could not be restarted, although pid %d in it exceeds a limit: %s; trying again in %s", o.Unit, o.PID, o.Problem, seconds(failedWait))
 	}
+	said := false
 	if ok && o.Problem != "" {
 		for k := range g.targets[ix].gauges {
 			if m := &g.targets[ix].gauges[k]; m.over && m.Action == config.LimitRestart {
 				m.settled, m.again = false, g.clock.attn+wait
+				said = said || o.Refused && m.refused == o.Problem
+				if m.refused = ""; o.Refused { // which may last
+					m.refused, m.why = o.Problem, o.Problem
+				}
 			}
 		}
 	}
-	g.emit(e)
+	if !said {
+		g.emit(e)
+	}
 }
 
 // saveRestarting writes the unit that is being restarted for a limit: a guard that is

@@ -21,7 +21,7 @@ func (w *world) unitDoes(d Decision) {
 			if w.restarts != daemon { // it ended before systemd was asked
 				return
 			}
-			o := RestartedForLimit{Unit: d.Unit, Target: d.Target, PID: d.PID, Problem: w.unitFault}
+			o := RestartedForLimit{Unit: d.Unit, Target: d.Target, PID: d.PID, Problem: w.unitFault, Refused: w.unitRefuses}
 			switch {
 			case d.Look && w.unitFault != "":
 				o.Unknown = true
@@ -293,6 +293,24 @@ func TestLimitRestart(t *testing.T) {
 		w.unitFault = ""
 		w.run(2 * time.Minute)
 		if p.alive || restarts(w) != 2 {
+			t.Error(w)
+		}
+	})
+	t.Run("refused", func(t *testing.T) { // which may last, and is said once
+		w, p, threads := limited(t, threadsAbove(100, config.LimitRestart))
+		w.unitFault, w.unitRefuses = "it would take d.service along: held", true
+		*threads = 150
+		w.run(5 * time.Minute)
+		w.want(110, "registered limit limit-failed")
+		if got := restarts(w); got < 4 || len(w.g.targets[w.g.byPID[110]].exceeds()) != 1 || !strings.Contains(w.g.targets[w.g.byPID[110]].exceeds()[0], "not acting: it would take d.service along") {
+			t.Errorf("asked for %d times: %q", got, w.g.targets[w.g.byPID[110]].exceeds())
+		}
+		w.unitFault = "it would take e.service along: held"
+		w.run(2 * time.Minute)
+		w.want(110, "registered limit limit-failed limit-failed")
+		w.unitFault, w.unitRefuses = "", false
+		w.run(2 * time.Minute)
+		if p.alive || len(w.find(EvLimitRestarted, 110)) != 1 {
 			t.Error(w)
 		}
 	})

@@ -237,7 +237,7 @@ type UnitStopped struct{ Unit, Reason string }
 // Started, Up, Coming, Down and Failed is set; none: it is left alone.
 type RestoreDone struct {
 	Ask       uint64 // of the question
-	Forbidden bool   // by now: see [Guard.Forbids]
+	Forbidden bool   // by now: see [Guard.Forbids]; or for the Reason
 	Started   bool
 	Up        bool   // it runs again
 	Coming    bool   // somebody else is about to start it, or to stop it
@@ -256,6 +256,7 @@ type RestartedForLimit struct {
 	PID     int32
 	Problem string
 	Begun   bool // it was stopped, at least
+	Refused bool // see [Guard.ForbidsLimit]
 	Unknown bool // nobody could say what became of it
 }
 

@@ -18,14 +18,23 @@ func (o RestoreDone) apply(g *Guard) {
 		r.under = false
 		follower, begun := r.asked, false
 		switch {
-		case o.Forbidden: // as is said, or waited for, with the next step
+		case o.Forbidden:
+			r.at = g.clock.attn + g.cfg.Recovery.Wait // as is said, or waited for, with the next step
 			if r.next == 0 {
 				g.refund(r, &p, false)
 				r.taken, r.lost = false, false
 			} else {
 				g.followedTo(r.asked, false)
 			}
-			r.at = g.clock.attn
+			switch {
+			case o.Reason == "":
+			case r.next == 0:
+				r.at = never
+				g.leftDown(r, o.Reason)
+			default:
+				r.at = g.clock.attn
+				g.passOver(r, r.asked, o.Reason)
+			}
 		case r.looking:
 			r.looking = false
 			g.proved(r, &p, o)

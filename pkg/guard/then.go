@@ -128,11 +128,7 @@ func (g *Guard) restartNext(r *recovery, p *config.Policy) bool {
 		why, held = fmt.Sprintf("that was %s ago", seconds(late)), false
 	}
 	if why != "" {
-		e := r.event(EvRefused, LevelWarning, why)
-		e.Unit = unit
-		e.Message = fmt.Sprintf("%s is not restarted after %s came back: %s", unit, r.what(), why)
-		g.emit(e)
-		r.next++
+		g.passOver(r, unit, why)
 		return g.proceed(r)
 	}
 	if held {
@@ -143,6 +139,15 @@ func (g *Guard) restartNext(r *recovery, p *config.Policy) bool {
 	r.asked, r.under, r.look, r.at = unit, true, false, never
 	g.decide(RestartUnit{Ask: g.question(r), Unit: unit, After: r.unit, Ended: r.ended, Back: r.back})
 	return true
+}
+
+// passOver goes on after a unit that is not restarted.
+func (g *Guard) passOver(r *recovery, unit, why string) {
+	e := r.event(EvRefused, LevelWarning, why)
+	e.Unit = unit
+	e.Message = fmt.Sprintf("%s is not restarted after %s came back: %s", unit, r.what(), why)
+	g.emit(e)
+	r.next++
 }
 
 // restarted takes in what came of the restart of a unit that follows another. What was

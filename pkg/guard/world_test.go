@@ -71,11 +71,12 @@ type world struct {
 	lookTime    time.Duration                                  // the same about what was started
 
 	// What programs use, see limit_test.go.
-	units     map[string]UnitLimits    // what units have
-	restarted map[string]time.Duration // for limits
-	unitGone  bool                     // there is none
-	unitFault string                   // why nothing can be done to a unit
-	limitsToo bool                     // who exceeds a limit may be signalled while it beats
+	units       map[string]UnitLimits    // what units have
+	restarted   map[string]time.Duration // for limits
+	unitGone    bool                     // there is none
+	unitFault   string                   // why nothing can be done to a unit
+	unitRefuses bool                     // because this guard says so
+	limitsToo   bool                     // who exceeds a limit may be signalled while it beats
 
 	// What was seen.
 	events  []logged

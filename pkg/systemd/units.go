@@ -18,6 +18,7 @@ import (
 const (
 	dialWait  = 5 * time.Second // for the bus to take us, when the caller's context allows longer
 	aliveLook = time.Second     // while a job runs: is the connection that will tell its result still there
+	maxAlong  = 200             // units that are looked at for who goes with one
 )
 
 // Units asks the system's service manager about units and starts them. The zero value is ready: it connects to the
@@ -35,6 +36,7 @@ type Units struct {
 
 // UnitState is what the service manager says about a unit. PIDs are 0 for a unit that is no service.
 type UnitState struct {
+	ID           string // by which of its names the service manager knows it, whichever was asked for
 	Load         string // loaded, not-found, masked, …
 	Active, Sub  string // inactive, failed, active, activating (with auto-restart), …
 	MainPID      int32  // 0 while no main process runs
@@ -53,6 +55,8 @@ type UnitState struct {
 	Fell    time.Duration // when it was last stopped, or had failed, with all of it
 	Ended   time.Duration // when the last main process of a service ended
 	Needs   []string      // the units with which it is stopped: BindsTo=, Requires=, Requisite=, PartOf=
+	Takes   []string      // the units that are stopped, or restarted, with it: those that need it, and PropagatesStopTo=
+	Rivals  []string      // the units that are stopped when it is started: Conflicts=, also theirs
 	Kept    bool          // of a service: it is active when all its processes have ended well (RemainAfterExit)
 	Spared  bool          // it is stopped when nobody needs it (StopWhenUnneeded)
 	Checked uint64        // when its conditions were last, as a start was tried: opaque, 0 for never
@@ -157,11 +161,67 @@ func (u *Units) Idle(ctx context.Context, units []string) ([]string, error) {
 	}
 	var idle []string
 	for _, s := range states {
-		if s.ActiveState == "inactive" || s.ActiveState == "failed" {
+		if isIdle(s) {
 			idle = append(idle, s.Name)
 		}
 	}
 	return idle, nil
+}
+
+func isIdle(s sddbus.UnitStatus) bool {
+	return s.ActiveState == "inactive" || s.ActiveState == "failed"
+}
+
+// Along returns the names of the units that systemd would stop or restart with a restart of a unit in that state, or would
+// stop with a start of it, from one to the next. Those that are down are left out. Errors: also that they are too many.
+func (u *Units) Along(ctx context.Context, s UnitState, restart bool) ([]string, error) {
+	conn, err := u.connection(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read who goes with %s: %w", s.ID, err)
+	}
+	next := slices.Clone(s.Rivals)
+	if restart {
+		next = append(next, s.Takes...)
+	}
+	var along []string
+	for known := map[string]bool{s.ID: true}; len(next) > 0; {
+		next = slices.DeleteFunc(next, func(unit string) bool { was := known[unit]; known[unit] = true; return was })
+		states, err := conn.ListUnitsByNamesContext(ctx, next)
+		if err != nil {
+			u.failed(conn, err)
+			return nil, fmt.Errorf("read who goes with %s: %w", s.ID, err)
+		}
+		next = nil
+		for _, other := range states {
+			if isIdle(other) {
+				continue
+			}
+			if along = append(along, other.Name); len(along) > maxAlong {
+				return nil, fmt.Errorf("read who goes with %s: more than %d units do", s.ID, maxAlong)
+			}
+			o, err := u.State(ctx, other.Name)
+			if err != nil {
+				return nil, err
+			}
+			next = append(append(next, o.Takes...), o.Rivals...)
+		}
+	}
+	return along, nil
+}
+
+// ID returns by which name the service manager knows a unit, whichever of its names is asked for.
+func (u *Units) ID(ctx context.Context, unit string) (string, error) {
+	conn, err := u.connection(ctx)
+	if err != nil {
+		return "", fmt.Errorf("read the name of %s: %w", unit, err)
+	}
+	property, err := conn.GetUnitPropertyContext(ctx, unit, "Id")
+	if err != nil {
+		u.failed(conn, err)
+		return "", fmt.Errorf("read the name of %s: %w", unit, err)
+	}
+	id, _ := property.Value.Value().(string)
+	return id, nil
 }
 
 // MainPID returns the main process of a service, 0 while it has none.
@@ -390,6 +450,7 @@ func names(property any) bool {
 
 func unitState(p map[string]any) UnitState {
 	s := UnitState{}
+	s.ID, _ = p["Id"].(string)
 	s.Load, _ = p["LoadState"].(string)
 	s.Active, _ = p["ActiveState"].(string)
 	s.Sub, _ = p["SubState"].(string)
@@ -402,10 +463,16 @@ func unitState(p map[string]any) UnitState {
 	left, _ := p["ActiveExitTimestampMonotonic"].(uint64)
 	fell, _ := p["InactiveEnterTimestampMonotonic"].(uint64)
 	ended, _ := p["ExecMainExitTimestampMonotonic"].(uint64)
-	for _, kind := range []string{"BindsTo", "Requires", "Requisite", "PartOf"} {
-		units, _ := p[kind].([]string)
-		s.Needs = append(s.Needs, units...)
+	of := func(kinds ...string) (all []string) {
+		for _, kind := range kinds {
+			units, _ := p[kind].([]string)
+			all = append(all, units...)
+		}
+		return all
 	}
+	s.Needs = of("BindsTo", "Requires", "Requisite", "PartOf")
+	s.Takes = of("BoundBy", "RequiredBy", "RequisiteOf", "ConsistsOf", "PropagatesStopTo")
+	s.Rivals = of("Conflicts", "ConflictedBy")
 	s.Kept, _ = p["RemainAfterExit"].(bool)
 	s.Spared, _ = p["StopWhenUnneeded"].(bool)
 	s.Checked, _ = p["ConditionTimestampMonotonic"].(uint64)

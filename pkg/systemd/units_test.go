@@ -122,6 +122,7 @@ type manager struct {
 
 	mu              sync.Mutex
 	results         map[string]string // by unit; a unit without one has a job that never ends
+	active          map[string]string // by unit
 	started, pinned []string
 	jobs            uint32
 	checked         uint64 // ConditionTimestampMonotonic of units that are made
@@ -138,7 +139,7 @@ func newManager(t *testing.T) *manager {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	m := &manager{conn: conn, results: map[string]string{}}
+	m := &manager{conn: conn, results: map[string]string{}, active: map[string]string{}}
 	if err := conn.Export(m, "/org/freedesktop/systemd1", managerInterface); err != nil {
 		t.Fatal(err)
 	}
@@ -164,6 +165,9 @@ func (m *manager) unit(t *testing.T, name, active string, pid uint32, more ...se
 	for _, p := range more {
 		properties[p.Name] = p.Value
 	}
+	m.mu.Lock()
+	m.active[name] = active
+	m.mu.Unlock()
 	path := dbus.ObjectPath("/org/freedesktop/systemd1/unit/" + sddbus.PathBusEscape(name))
 	if err := m.conn.Export(unitProperties{properties}, path, "org.freedesktop.DBus.Properties"); err != nil {
 		t.Fatal(err)
@@ -263,6 +267,95 @@ func (m *manager) pins() []string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return slices.Clone(m.pinned)
+}
+
+func (m *manager) ListUnitsByNames(names []string) ([]sddbus.UnitStatus, *dbus.Error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var all []sddbus.UnitStatus
+	for _, name := range names {
+		s := sddbus.UnitStatus{Name: name, LoadState: "loaded", ActiveState: m.active[name], Path: "/", JobPath: "/"}
+		if s.ActiveState == "" {
+			s.LoadState, s.ActiveState = "not-found", "inactive"
+		}
+		all = append(all, s)
+	}
+	return all, nil
+}
+
+// TestAlong: who is stopped or restarted with a unit, also through others, but through none that is down.
+func TestAlong(t *testing.T) {
+	newBus(t)
+	m := newManager(t)
+	u := newUnits(t)
+	id := func(name string) sentProperty { return sentProperty{"Id", dbus.MakeVariant(name)} }
+	list := func(kind string, units ...string) sentProperty { return sentProperty{kind, dbus.MakeVariant(units)} }
+	m.unit(t, "net.service", "active", 1, id("net.service"), list("RequiredBy", "db.service", "down.service", "failed.service"), list("ConsistsOf", "part.service"),
+		list("Conflicts", "shutdown.target", "rival.service"), list("Requires", "needed.service"), list("WantedBy", "wants.service"))
+	m.unit(t, "db.service", "active", 2, list("BoundBy", "app.service"), list("RequiredBy", "net.service", "app.service"))
+	m.unit(t, "app.service", "reloading", 3, list("PropagatesStopTo", "stopped.service"))
+	m.unit(t, "stopped.service", "active", 4)
+	m.unit(t, "part.service", "activating", 5, list("RequisiteOf", "requisite.service"), list("ConflictedBy", "hostile.service"))
+	m.unit(t, "requisite.service", "deactivating", 6)
+	m.unit(t, "hostile.service", "active", 6)
+	m.unit(t, "down.service", "inactive", 0, list("RequiredBy", "far.service"))
+	m.unit(t, "failed.service", "failed", 0, list("RequiredBy", "far.service"))
+	for _, far := range []string{"far.service", "needed.service", "wants.service"} {
+		m.unit(t, far, "active", 7)
+	}
+	m.unit(t, "rival.service", "active", 8, list("RequiredBy", "ally.service"))
+	m.unit(t, "ally.service", "active", 9)
+	m.unit(t, "alone.service", "active", 10, id("alone.service"))
+	var many []string
+	for i := range maxAlong {
+		many = append(many, fmt.Sprintf("m%d.service", i))
+		m.unit(t, many[i], "active", 11)
+	}
+	m.unit(t, "many.service", "active", 11, id("many.service"), list("RequiredBy", many...))
+	m.unit(t, "more.service", "active", 11, id("more.service"), list("RequiredBy", append(many, "net.service")...))
+	for _, tt := range []struct {
+		unit    string
+		restart bool
+		want    []string
+	}{
+		{"net.service", true, []string{"ally.service", "app.service", "db.service", "hostile.service", "part.service", "requisite.service", "rival.service", "stopped.service"}},
+		{"net.service", false, []string{"ally.service", "rival.service"}},
+		{"alone.service", true, nil},
+		{"many.service", true, slices.Sorted(slices.Values(many))},
+	} {
+		s, err := u.State(ctxFor(t), tt.unit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := u.Along(ctxFor(t), s, tt.restart)
+		if slices.Sort(got); err != nil || !slices.Equal(got, tt.want) {
+			t.Errorf("with %s, restart %v: %q, %v; want %q", tt.unit, tt.restart, got, err, tt.want)
+		}
+	}
+	s, err := u.State(ctxFor(t), "more.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := u.Along(ctxFor(t), s, true); err == nil {
+		t.Errorf("more than are looked at: %q", got)
+	}
+}
+
+// TestID: a unit has one name, whichever it is asked for by.
+func TestID(t *testing.T) {
+	newBus(t)
+	m := newManager(t)
+	u := newUnits(t)
+	m.unit(t, "mysql.service", "active", 1, sentProperty{"Id", dbus.MakeVariant("mariadb.service")})
+	if id, err := u.ID(ctxFor(t), "mysql.service"); id != "mariadb.service" || err != nil {
+		t.Errorf("%q, %v", id, err)
+	}
+	if s, err := u.State(ctxFor(t), "mysql.service"); s.ID != "mariadb.service" || err != nil {
+		t.Errorf("%+v, %v", s, err)
+	}
+	if id, err := u.ID(ctxFor(t), "none"); id != "" || err == nil || Unanswered(err) {
+		t.Errorf("%q, %v", id, err)
+	}
 }
 
 // TestPins: once each, and anew when the bus was away, as pins end with their connection.

@@ -139,7 +139,7 @@ func (k *carrying) apply(ctx context.Context, unit string, of lived, a *attempt)
 		k.w.d.post(guard.UnitStarted{Unit: unit, Name: of.name, User: of.user, Problem: problem})
 	}
 	if !down { // else its state says nothing about what the files hold now
-		k.rolled = append(k.rolled, unit)
+		k.rolled, k.rolledAt = append(k.rolled, unit), process.Now()
 	}
 	if problem != "" { // blamed, and not tried again with that content
 		if !down {

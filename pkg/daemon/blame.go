@@ -70,7 +70,7 @@ func (w *watches) follow(ctx context.Context, unit string, restarts uint32) (how
 // itself, "" if it did not. One that was stopped in order did not.
 func failedSince(restarts uint32, now systemd.UnitState) string {
 	switch {
-	case now.Active == "failed":
+	case now.Crashed():
 		return "it failed: " + now.End()
 	case now.Sub == "auto-restart" || now.Sub == "auto-restart-queued":
 		return "systemd restarts it: " + now.End()

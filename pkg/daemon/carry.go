@@ -49,6 +49,7 @@ type carrying struct {
 	verdict  *verdict            // of the check; nil: none yet
 	checking attempt             // to have it checked
 	rolled   []string            // units that took what the files hold
+	rolledAt time.Duration       // when the last of these did, CLOCK_MONOTONIC
 	failed   string              // how one of these failed: no other one takes it
 	units    map[string]*attempt // to have it applied
 }
@@ -146,7 +147,8 @@ func (k *carrying) put(ctx context.Context, p *plan) watch.Answer {
 }
 
 // stayed waits until the unit that took the change last has been up with it for a while,
-// and looks whether one of those that have it has failed since. Its error is that of ctx.
+// and looks whether one of those that have it has failed with it: by itself, and not so
+// late that something else is the cause. Its error is that of ctx.
 func (k *carrying) stayed(ctx context.Context) error {
 	if len(k.rolled) == 0 || k.failed != "" {
 		return nil
@@ -156,8 +158,8 @@ func (k *carrying) stayed(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	last := k.rolled[len(k.rolled)-1]
-	if now, err := k.w.d.restorer.units.State(ctx, last); err == nil && now.Active == "failed" {
+	last, until := k.rolled[len(k.rolled)-1], k.rolledAt+max(k.w.d.restorer.settle, k.spec.Blame)
+	if now, err := k.w.d.restorer.units.State(ctx, last); err == nil && now.Crashed() && now.Fell <= until {
 		k.failed = fmt.Sprintf("%s failed with it: %s", last, now.End())
 	}
 	return k.w.d.inLoop(ctx, func() {

@@ -17,6 +17,7 @@ import (
 	"github.com/checkprocd/checkprocd/pkg/config"
 	"github.com/checkprocd/checkprocd/pkg/control"
 	"github.com/checkprocd/checkprocd/pkg/guard"
+	"github.com/checkprocd/checkprocd/pkg/process"
 )
 
 // carrier is a daemon with a rule that watches a file for services that had it before the daemon began; their processes
@@ -670,4 +671,32 @@ func TestCarryTakenOver(t *testing.T) {
 	c.stop()
 	second.await(only(guard.EvActing))
 	c.asks("reload a.service", "reload b.service", "reload b.service", "reload a.service")
+}
+
+// TestCarryRollsOn: a unit that somebody has stopped since, or that failed long after it took a change, says nothing about
+// it: the others take it once they may.
+func TestCarryRollsOn(t *testing.T) {
+	if namespaces(t) {
+		return
+	}
+	c := carry(t, config.Watch{Action: config.WatchRestart}, "a.service", "b.service")
+	for n, left := range []time.Duration{-2 * time.Second, 0} { // before its main process ended: that is a stop
+		c.hold(control.HoldRequest{Name: "x b*"}, time.Hour)
+		c.write(fmt.Sprint(n + 1))
+		c.awaitNth(want{event: evConfigApplied, text: "restart of a.service"}, n+1)
+		if left == 0 {
+			settle(settleTime + time.Second)
+		}
+		at := uint64(process.Now().Microseconds())
+		c.m.set("a.service", "loaded", "failed", 7)
+		c.m.mu.Lock()
+		for name, value := range map[string]uint64{"InactiveEnter": at, "ExecMainExit": at, "ActiveExit": at - uint64(-left.Microseconds())} {
+			c.m.units["a.service"][name+"TimestampMonotonic"] = dbus.MakeVariant(value)
+		}
+		c.m.mu.Unlock()
+		c.release(control.Selector{Name: "x b*"})
+		c.awaitNth(want{event: evConfigApplied, text: "restart of b.service"}, n+1)
+		c.none(only(evConfigBlamed), only(evConfigDelayed))
+		c.m.set("a.service", "loaded", "active", 7)
+	}
 }

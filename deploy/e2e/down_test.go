@@ -20,13 +20,14 @@ func TestStoppedWhileDown(t *testing.T) {
 			"/etc/systemd/system/need-part.service": service("/bin/true", "RemainAfterExit=yes"),
 			"/etc/systemd/system/once.service":      strings.Replace(service("/bin/true"), "Type=exec", "Type=oneshot", 1),
 			"/etc/systemd/system/spare.service":     "[Unit]\nStopWhenUnneeded=yes\n" + strings.TrimPrefix(service("/bin/sleep infinity"), "[Unit]\n"),
+			"/etc/systemd/system/timed.service":     service("/bin/sleep infinity", "RuntimeMaxSec=2"),
 			"/etc/systemd/system/quiet.service":     hangsOnce("no", "--term-exit"),
 			"/etc/systemd/system/other.service":     service(beats("other")),
 		}
 		down := []string{"stopped", "reset", "needs-stopped", "needs", "needs-part"} // and quiet
-		back := []string{"tried", "needs-once", "needs-spare", "needs-other", "other"}
+		back := []string{"tried", "needs-once", "needs-spare", "needs-timed", "needs-other", "other"}
 		for unit, text := range map[string]string{"stopped": "", "reset": "", "tried": "", "needs-stopped": "Requires stopped", "needs": "Requires need", "needs-part": "PartOf need-part",
-			"needs-once": "Requires once", "needs-spare": "Requires spare", "needs-other": "Requires other"} {
+			"needs-once": "Requires once", "needs-spare": "Requires spare", "needs-timed": "Requires timed", "needs-other": "Requires other"} {
 			if kind, what, is := strings.Cut(text, " "); is {
 				files["/etc/systemd/system/"+unit+".service"] = needs(kind, what, service(beats(unit)))
 			} else {
@@ -53,7 +54,8 @@ func TestStoppedWhileDown(t *testing.T) {
 		for _, unit := range append([]string{"quiet"}, all...) {
 			m.Wait(unit+" is remembered", func() bool { return m.Property(unit, "Refs") != "" })
 		}
-		m.Run("systemctl stop stopped quiet reset; systemctl reset-failed reset; systemctl try-restart tried; systemctl stop need need-part")
+		m.Run("systemctl stop stopped quiet reset; systemctl reset-failed reset; systemctl try-restart tried; systemctl stop need need-part; systemctl restart timed")
+		m.WaitUnit("timed", "failed")
 		if got := m.events("restored"); len(got) != 0 {
 			t.Fatalf("%s: started during a pause: %v", root, got)
 		}

@@ -49,6 +49,7 @@ type UnitState struct {
 	ExitStatus   int32  // its exit status, or the signal
 	Forgiving    bool   // of a service: an end that is no clean one may count as success all the same
 	Mute         bool   // of a service: it can tell systemd nothing (NotifyAccess=none)
+	Expired      bool   // of a service: it left the state active as it had been in it for as long as it may (RuntimeMaxSec=)
 
 	Begun   time.Duration // when it was last begun to be started, CLOCK_MONOTONIC; 0: never
 	Left    time.Duration // when it last ceased to be active
@@ -68,8 +69,14 @@ func (s UnitState) Down() bool {
 	return s.Load == "loaded" && (s.Active == "inactive" || s.Active == "failed") && !s.Job
 }
 
-// ownResults are those of a service that nobody has stopped, although it was deactivating when its main process ended.
+// ownResults are those of a service that nobody has stopped, although it was deactivating when its main process ended. One
+// that it was active for too long (RuntimeMaxSec=) leaves shares its result, timeout, with a stop that took too long.
 var ownResults = []string{"watchdog", "oom-kill"}
+
+// expiryLate is how long after that time, in microseconds, systemd begins to stop it: a timer of its has 250 ms for that.
+// What is stopped later may be so by somebody: the time may be longer by chance (RuntimeRandomizedExtraSec=), or by the
+// wish of the service (EXTEND_TIMEOUT_USEC=).
+const expiryLate = 1e6
 
 // Crashed reports whether the unit has failed by itself. A service that is being stopped leaves the state active before
 // its main process ends, and fails all the same when that ends badly; one that crashes leaves it afterwards, or has not
@@ -82,7 +89,8 @@ func (s UnitState) Crashed() bool {
 // was signalled otherwise: one that stops because of that signal, and says so (STOPPING=1), leaves the state active
 // after it. One that cannot say so leaves it before its main process ends because it is being stopped, at any time.
 func (s UnitState) Stopped(before time.Duration) bool {
-	return s.Left > 0 && s.Left >= s.Begun && s.Left < s.Ended && (s.Left < before || s.Mute) && !slices.Contains(ownResults, s.Result)
+	return s.Left > 0 && s.Left >= s.Begun && s.Left < s.Ended && (s.Left < before || s.Mute) &&
+		!slices.Contains(ownResults, s.Result) && !(s.Expired && s.Result == "timeout")
 }
 
 // Dropped reports whether somebody has stopped a service between its end and the restart that systemd owed it: it would
@@ -462,6 +470,9 @@ func unitState(p map[string]any) UnitState {
 	begun, _ := p["InactiveExitTimestampMonotonic"].(uint64)
 	left, _ := p["ActiveExitTimestampMonotonic"].(uint64)
 	fell, _ := p["InactiveEnterTimestampMonotonic"].(uint64)
+	entered, _ := p["ActiveEnterTimestampMonotonic"].(uint64)
+	most, _ := p["RuntimeMaxUSec"].(uint64) // all ones: for ever
+	s.Expired = most > 0 && left >= entered && left-entered >= most && left-entered-most < expiryLate
 	ended, _ := p["ExecMainExitTimestampMonotonic"].(uint64)
 	of := func(kinds ...string) (all []string) {
 		for _, kind := range kinds {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"os"
 	"os/exec"
@@ -454,6 +455,33 @@ func TestDropped(t *testing.T) {
 			"SuccessExitStatus": []any{[]int32(nil), tt.success}, "ExecStart": [][]any{{"/bin/x", []string{"/bin/x"}, tt.ignored}}})
 		if got := s.Dropped(); got != tt.want {
 			t.Errorf("%+v: %v", tt, got)
+		}
+	}
+}
+
+// TestExpired: a service that was active for as long as it may (RuntimeMaxSec=) has failed by itself; one that somebody has
+// stopped, and that took too long for that, ends with the same result.
+func TestExpired(t *testing.T) {
+	const s = 1e6
+	for _, tt := range []struct {
+		result  string
+		left    uint64 // ended is a second later
+		most    uint64
+		crashed bool
+	}{
+		{"timeout", 130 * s, 30 * s, true},
+		{"timeout", 130*s + expiryLate - 1, 30 * s, true},
+		{"timeout", 130*s - 1, 30 * s, false},
+		{"timeout", 130*s + expiryLate, 30 * s, false}, // it had more time than that
+		{"timeout", 130 * s, math.MaxUint64, false},
+		{"timeout", 100 * s, 0, false}, // it is not known
+		{"exit-code", 130 * s, 30 * s, false},
+		{"watchdog", 110 * s, 30 * s, true},
+	} {
+		got := unitState(map[string]any{"LoadState": "loaded", "ActiveState": "failed", "Result": tt.result, "InactiveExitTimestampMonotonic": uint64(99 * s),
+			"ActiveEnterTimestampMonotonic": uint64(100 * s), "ActiveExitTimestampMonotonic": tt.left, "ExecMainExitTimestampMonotonic": tt.left + s, "RuntimeMaxUSec": tt.most})
+		if got.Crashed() != tt.crashed || got.Stopped(math.MaxInt64) == tt.crashed || got.Halted("x.service") == tt.crashed {
+			t.Errorf("%+v: %+v", tt, got)
 		}
 	}
 }

@@ -186,7 +186,7 @@ func (s *sampler) pass(list []sampled, period, now time.Duration, said map[strin
 		x := &list[i]
 		if x.due <= now {
 			if found, err := x.proc.Sample(x.want); err == nil {
-				s.keep(asGuard(x.id, &found), found.Problems, said)
+				s.keep(len(list), asGuard(x.id, &found), found.Problems, said)
 			} // else it has ended, and the loop hears of that
 			x.due += period * ((now-x.due)/period + 1)
 		}
@@ -195,15 +195,17 @@ func (s *sampler) pass(list []sampled, period, now time.Duration, said map[strin
 	return next
 }
 
-// maxFound bounds what the loop has not taken; it takes it at each scan.
-const maxFound = 1 << 20
+// maxFound bounds what the loop has not taken, for each target: it takes that at each scan, no more than ten samples of
+// each, with the longest interval and the shortest period.
+const maxFound = 32
 
-func (s *sampler) keep(found guard.Sample, problems []string, said map[string]bool) {
+func (s *sampler) keep(targets int, found guard.Sample, problems []string, said map[string]bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.found) < maxFound {
-		s.found = append(s.found, found)
+	if len(s.found) >= maxFound*targets { // the loop stands still: what is so now counts more than what was
+		s.found = slices.Delete(s.found, 0, len(s.found)/2)
 	}
+	s.found = append(s.found, found)
 	for _, p := range problems {
 		if !said[p] {
 			said[p] = true

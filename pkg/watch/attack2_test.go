@@ -54,7 +54,7 @@ func TestTrouble(t *testing.T) {
 	}{
 		{Snapshot{}, nil, ""},
 		{Snapshot{}, full, "watch /etc: no space left on device; changes are found each 30s only"},
-		{Snapshot{Missing: []string{"/a"}, Problem: "/b is no regular file"}, full, "/a is not there; /b is no regular file; no change is taken before that is mended"},
+		{Snapshot{Missing: []string{"/a"}, Problems: []string{"/b is no regular file", "/c: permission denied"}}, full, "/a is not there; /b is no regular file; /c: permission denied; no change is taken before that is mended"},
 	} {
 		if got := trouble(&tt.s, tt.failed); got != tt.want {
 			t.Errorf("%q, want %q", got, tt.want)

@@ -14,14 +14,14 @@ type Sum = [sha256.Size]byte
 
 // Snapshot is what one look found.
 type Snapshot struct {
-	Sums    map[string]Sum // of the files that are there, by path
-	Missing []string       // files that are named without a pattern and are not there
-	Problem string         // why not all could be looked at, "" if all could
-	Written uint64         // greater than at the look before if they were written since, be it with the same content
+	Sums     map[string]Sum // of the files that are there, by path
+	Missing  []string       // files that are named without a pattern and are not there
+	Problems []string       // why not all could be looked at
+	Written  uint64         // greater than at the look before if they were written since, be it with the same content
 }
 
 // whole: an unlinked file that its editor is about to write anew is no change.
-func (s *Snapshot) whole() bool { return len(s.Missing) == 0 && s.Problem == "" }
+func (s *Snapshot) whole() bool { return len(s.Missing)+len(s.Problems) == 0 }
 
 // Change is another content that has settled.
 type Change struct {

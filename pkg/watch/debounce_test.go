@@ -96,7 +96,7 @@ func TestDebouncer(t *testing.T) {
 		},
 		"unreadable": {
 			{at: 0, snap: snap("1"), next: 30 * sec},
-			{at: 30 * sec, snap: Snapshot{Problem: "input/output error", Sums: snap().Sums}, next: 60 * sec},
+			{at: 30 * sec, snap: Snapshot{Problems: []string{"input/output error"}, Sums: snap().Sums}, next: 60 * sec},
 			{at: 60 * sec, snap: snap("1"), next: 90 * sec},
 		},
 		"comes and goes": {

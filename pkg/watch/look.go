@@ -21,6 +21,8 @@ const (
 	maxFiles = 1000     // of one Spec
 	maxSize  = 16 << 20 // of a file: a configuration; hashing more would take the disk's time
 	maxLinks = 40       // on the way to a file, as the kernel has it
+	// maxProblems are told of one look; others are when these are mended.
+	maxProblems = 10
 )
 
 // stamp tells that a file is the one of the last look. The time of the inode's change is in it, because the other two
@@ -79,8 +81,8 @@ func (l *looker) look() Snapshot {
 	s := Snapshot{Sums: map[string]Sum{}}
 	now := map[string]known{}
 	problem := func(err error) {
-		if s.Problem == "" {
-			s.Problem = err.Error()
+		if text := err.Error(); len(s.Problems) < maxProblems && !slices.Contains(s.Problems, text) { // a file can be named, and match
+			s.Problems = append(s.Problems, text)
 		}
 	}
 	for _, pattern := range l.patterns {
@@ -146,7 +148,7 @@ func (l *looker) read(path string) (known, error) {
 		return was, nil
 	}
 	if before.size > maxSize {
-		return known{}, fmt.Errorf("%s has %d bytes, %d are looked at", path, before.size, maxSize)
+		return known{}, fmt.Errorf("%s has more than %d bytes", path, maxSize) // it may be another number each time
 	}
 	h := sha256.New()
 	if _, err := io.Copy(h, io.LimitReader(f, maxSize)); err != nil {

@@ -513,7 +513,7 @@ func TestBounds(t *testing.T) {
 	r.link("b.conf", "a.conf")
 	r.link("a.conf", "b.conf")
 	l := looker{patterns: []string{r.path("a.conf")}}
-	if s := l.look(); s.Problem == "" {
+	if s := l.look(); len(s.Problems) != 1 {
 		t.Errorf("%+v", s)
 	}
 	if n := len(l.directories()); n != 1 {
@@ -526,15 +526,16 @@ func TestBounds(t *testing.T) {
 	if err := os.Truncate(r.path("big"), maxSize+1); err != nil {
 		t.Fatal(err)
 	}
-	l = looker{patterns: []string{r.path("big")}}
-	if s := l.look(); !strings.Contains(s.Problem, "16777217 bytes") {
+	// Each that is wrong is told, and each once.
+	l = looker{patterns: []string{r.path("big"), r.path("a.conf"), r.path("bi*")}}
+	if s := l.look(); len(s.Problems) != 2 || !strings.HasSuffix(s.Problems[0], "/big has more than 16777216 bytes") || !strings.Contains(s.Problems[1], "a.conf: too many levels") {
 		t.Errorf("%+v", s)
 	}
 	for i := range maxFiles + 1 {
 		r.write(fmt.Sprintf("%d.x", i), "")
 	}
 	l = looker{patterns: []string{r.path("*.x")}}
-	if s := l.look(); !strings.Contains(s.Problem, "more than 1000 files") || len(s.Sums) != maxFiles {
-		t.Errorf("%d files, %s", len(s.Sums), s.Problem)
+	if s := l.look(); len(s.Problems) != 1 || !strings.Contains(s.Problems[0], "more than 1000 files") || len(s.Sums) != maxFiles {
+		t.Errorf("%d files, %q", len(s.Sums), s.Problems)
 	}
 }

@@ -205,9 +205,7 @@ func trouble(s *Snapshot, failed error) string {
 	if len(s.Missing) > 0 {
 		parts = append(parts, strings.Join(s.Missing, ", ")+" is not there")
 	}
-	if s.Problem != "" {
-		parts = append(parts, s.Problem)
-	}
+	parts = append(parts, s.Problems...)
 	switch {
 	case len(parts) > 0:
 		parts = append(parts, unseen)

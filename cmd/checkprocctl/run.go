@@ -201,7 +201,7 @@ func (a *app) list(ctx context.Context, _ []string) error {
 		return err
 	}
 	defer c.Close()
-	targets, err := c.List(ctx)
+	targets, _, err := c.List(ctx)
 	if err != nil {
 		return err
 	}

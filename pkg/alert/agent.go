@@ -234,6 +234,9 @@ func (a *Agent) sayDropped(d *dropping, now time.Time, n uint64, format string, 
 	d.at, d.said = now, n
 }
 
+// errPartial: the rights may change at any time, by a reload of the guard or in /etc/group.
+var errPartial = errors.New("it does not show the processes of other users: see control.read_group")
+
 // compare asks the guard what it knows. Meanwhile no event is taken in, so that
 // none is newer than the answer.
 func (a *Agent) compare(ctx context.Context, now time.Time) {
@@ -245,8 +248,12 @@ func (a *Agent) compare(ctx context.Context, now time.Time) {
 		defer client.Close()
 		var status control.Status
 		var targets []control.Target
+		var partial bool
 		if status, err = client.Status(ctx); err == nil {
-			if targets, err = client.List(ctx); err == nil {
+			if targets, partial, err = client.List(ctx); err == nil && partial {
+				err = errPartial // what is not shown is not over
+			}
+			if err == nil {
 				a.tracker.Reconcile(now, status, targets)
 				a.unasked = ""
 				return

@@ -1,12 +1,15 @@
 package alert
 
 import (
+	"bufio"
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -248,5 +251,53 @@ func TestDroppedIsSaid(t *testing.T) {
 	}
 	if got := strings.Join(l.lines, ", "); got != "3 gone, 10 stay, 6 gone, 10 stay" {
 		t.Error(got)
+	}
+}
+
+// TestPartialList: an alert about a process that the guard does not show any more, as its configuration or a group has
+// changed, stands.
+func TestPartialList(t *testing.T) {
+	s := newStage(t)
+	listener, err := net.Listen("unix", s.config.Socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	var partial atomic.Bool
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			in := bufio.NewReader(conn)
+			for {
+				call, err := in.ReadString(0)
+				if err != nil {
+					break
+				}
+				answer := `{"parameters":{"status":{"mode":"acting"}}}`
+				if strings.Contains(call, ".List") {
+					answer = fmt.Sprintf(`{"parameters":{"targets":[],"partial":%v}}`, partial.Load())
+				}
+				_, _ = conn.Write([]byte(answer + "\x00"))
+			}
+			_ = conn.Close()
+		}
+	}()
+	a := Agent{Config: s.config, Report: s.log.add, tracker: NewTracker(plain(0, 0), time.Minute, nil, nil)}
+	e := event(0, "condemned", "1-5")
+	a.tracker.Event(e)
+	a.tracker.Step()
+	now := time.UnixMicro(e.TimeUsec).Add(time.Minute)
+	partial.Store(true)
+	a.compare(t.Context(), now)
+	if got := a.tracker.Standing(); len(got) != 1 || !a.compared.IsZero() || !s.log.has("does not show the processes of other users") {
+		t.Errorf("%+v, %q", got, s.log.lines)
+	}
+	partial.Store(false)
+	a.compare(t.Context(), now)
+	if got := a.tracker.Standing(); len(got) != 0 || a.compared.IsZero() {
+		t.Errorf("%+v, %q", got, s.log.lines)
 	}
 }

@@ -101,11 +101,11 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 	return out.Status, err
 }
 
-// List asks for the targets that the caller may see.
-func (c *Client) List(ctx context.Context) ([]Target, error) {
+// List asks for the targets that the caller may see; partial: there are others.
+func (c *Client) List(ctx context.Context) (targets []Target, partial bool, err error) {
 	var out listReply
-	err := c.call(ctx, request{Method: Interface + ".List"}, &out)
-	return out.Targets, err
+	err = c.call(ctx, request{Method: Interface + ".List"}, &out)
+	return out.Targets, out.Partial, err
 }
 
 // Check asks for an examination of the tables; it takes a second or two. Errors: ErrNotAllowed.

@@ -16,6 +16,7 @@ const envClient = "CONTROL_TEST_CLIENT"
 
 type clientView struct {
 	Targets                           []Target
+	Partial                           bool
 	List, Check, Reload, Hold, Follow string // errors
 }
 
@@ -41,7 +42,7 @@ func runClient(path string) {
 		return ""
 	}
 	var v clientView
-	v.Targets, err = c.List(ctx)
+	v.Targets, v.Partial, err = c.List(ctx)
 	v.List = text(err)
 	_, err = c.Check(ctx)
 	v.Check = text(err)

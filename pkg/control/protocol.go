@@ -42,6 +42,7 @@ type (
 	}
 	listReply struct {
 		Targets []Target `json:"targets"`
+		Partial bool     `json:"partial"`
 	}
 	checkReply struct {
 		Findings []Finding `json:"findings"`
@@ -234,7 +235,8 @@ func (s *Server) method(ctx context.Context, c Caller, name string) (method, boo
 	case "List":
 		return method{call: func() (any, error) {
 			targets, err := h.List(ctx, c)
-			return listReply{visible(targets, c)}, err
+			seen := visible(targets, c)
+			return listReply{seen, len(seen) < len(targets)}, err
 		}}, true
 	case "Check":
 		return method{seeAll: true, call: func() (any, error) {

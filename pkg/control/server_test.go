@@ -269,7 +269,7 @@ func TestClientAndServer(t *testing.T) {
 	if diff := cmp.Diff(h.status, status); err != nil || diff != "" {
 		t.Errorf("Status: %v\n%s", err, diff)
 	}
-	targets, err := c.List(ctx)
+	targets, _, err := c.List(ctx)
 	want := slices.Clone(h.targets)
 	want[1].Slots, want[1].Limits = []int{}, []string{}
 	if diff := cmp.Diff(want, targets); err != nil || diff != "" {
@@ -323,8 +323,8 @@ func TestWire(t *testing.T) {
 	for _, tt := range []struct{ name, send, want string }{
 		{"info", `{"method":"org.varlink.service.GetInfo"}`,
 			`{"parameters":{"vendor":"checkprocd","product":"checkprocd","version":"1.2.3","url":"https://github.com/checkprocd/checkprocd","interfaces":["io.checkproc","org.varlink.service"]}}`},
-		{"null parameters", `{"method":"io.checkproc.List","parameters":null}`, `{"parameters":{"targets":[]}}`},
-		{"empty parameters", `{"method":"io.checkproc.List","parameters":{}}`, `{"parameters":{"targets":[]}}`},
+		{"null parameters", `{"method":"io.checkproc.List","parameters":null}`, `{"parameters":{"targets":[],"partial":false}}`},
+		{"empty parameters", `{"method":"io.checkproc.List","parameters":{}}`, `{"parameters":{"targets":[],"partial":false}}`},
 		{"more", `{"method":"io.checkproc.Check","more":true}`, `{"parameters":{"findings":[]}}`},
 		{"no advice", `{"method":"io.checkproc.Advise"}`, `{"parameters":{"advice":[]}}`},
 		{"a hold", `{"method":"io.checkproc.Hold","parameters":{"pid":7,"for_usec":1000000}}`,
@@ -357,7 +357,7 @@ func TestWire(t *testing.T) {
 			if got := r.hear(); got != tt.want {
 				t.Errorf("got  %s\nwant %s", got, tt.want)
 			}
-			if got := r.hear(); got != `{"parameters":{"targets":[]}}` {
+			if got := r.hear(); got != `{"parameters":{"targets":[],"partial":false}}` {
 				t.Errorf("the next call on the connection: %s", got)
 			}
 		})
@@ -542,7 +542,7 @@ func TestLongestRequest(t *testing.T) {
 	r := dialRaw(t, serve(t, &fake{}, nil))
 	request := `{"method":"io.checkproc.List"}`
 	r.say(request + strings.Repeat(" ", 64<<10-len(request)) + "\x00")
-	if got := r.hear(); got != `{"parameters":{"targets":[]}}` {
+	if got := r.hear(); got != `{"parameters":{"targets":[],"partial":false}}` {
 		t.Errorf("got %s", got)
 	}
 }
@@ -553,7 +553,7 @@ func TestOneway(t *testing.T) {
 	r := dialRaw(t, path)
 	r.say(`{"method":"io.checkproc.Reload","oneway":true}` + "\x00" + `{"method":"io.other.X","oneway":true}` + "\x00" +
 		`{"method":"io.checkproc.List","parameters":{"a":1},"oneway":true}` + "\x00" + `{"method":"io.checkproc.List"}` + "\x00")
-	if got := r.hear(); got != `{"parameters":{"targets":[]}}` {
+	if got := r.hear(); got != `{"parameters":{"targets":[],"partial":false}}` {
 		t.Errorf("the first reply is %s, not that of the last call", got)
 	}
 	if n := h.reloads.Load(); n != 1 {
@@ -601,8 +601,12 @@ func TestRolesDecide(t *testing.T) {
 			}
 			list, _ := do("List")
 			pids := []int32{}
-			for _, target := range list.Parameters.(listReply).Targets {
+			seen := list.Parameters.(listReply)
+			for _, target := range seen.Targets {
 				pids = append(pids, target.PID)
+			}
+			if seen.Partial != (len(pids) < len(h.targets)) {
+				t.Errorf("partial: %v", seen.Partial)
 			}
 			if diff := cmp.Diff(tt.pids, pids); diff != "" {
 				t.Errorf("sees (-want +got):\n%s", diff)
@@ -722,7 +726,7 @@ func TestPeerCredentials(t *testing.T) {
 			if follow == "" {
 				follow = io.EOF.Error() // the client's own way to end it
 			}
-			if !slices.Equal(pids, tt.pids) || v.List != "" || v.Check != tt.check || v.Reload != tt.reload || v.Hold != tt.reload || v.Follow != follow {
+			if !slices.Equal(pids, tt.pids) || v.Partial != (len(pids) < len(h.targets)) || v.List != "" || v.Check != tt.check || v.Reload != tt.reload || v.Hold != tt.reload || v.Follow != follow {
 				t.Errorf("got %+v", v)
 			}
 		})
@@ -854,7 +858,7 @@ func TestClientContext(t *testing.T) {
 		err.Error() != "io.checkproc.GetStatus: checkprocd did not answer in time" {
 		t.Errorf("got %v", err)
 	}
-	if _, err := c.List(t.Context()); !errors.As(err, &lost) {
+	if _, _, err := c.List(t.Context()); !errors.As(err, &lost) {
 		t.Errorf("a lost connection is used again: %v", err)
 	}
 	canceled, stop := context.WithCancel(t.Context())

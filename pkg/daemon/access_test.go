@@ -33,7 +33,7 @@ func TestAccess(t *testing.T) {
 	}
 	g.await(want{event: guard.EvWouldCondemn, pid: bad.pid})
 	cl := g.dial()
-	list, err := cl.List(t.Context())
+	list, _, err := cl.List(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -213,7 +213,7 @@ func TestLoad(t *testing.T) {
 	eventually(t, "all that are left are guarded, and nobody else", func() bool {
 		c := l.g.dial()
 		defer c.Close()
-		list, err = c.List(t.Context())
+		list, _, err = c.List(t.Context())
 		return err == nil && len(list) == len(l.healthy) && !slices.ContainsFunc(list, func(x control.Target) bool { return x.State != control.StateGuarded })
 	})
 	settle(5 * time.Second) // longer than the longest timeout and its margin

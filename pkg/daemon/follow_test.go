@@ -174,7 +174,7 @@ func TestFollowEvents(t *testing.T) {
 	g.await(want{event: guard.EvRegistered, pid: m.pid})
 	m.signal(unix.SIGUSR1)
 	g.await(want{event: guard.EvSignalled, pid: m.pid})
-	list, err := g.dial().List(t.Context())
+	list, _, err := g.dial().List(t.Context())
 	if err != nil || len(list) != 1 || list[0].Episode == "" {
 		t.Fatalf("%v, %+v", err, list)
 	}

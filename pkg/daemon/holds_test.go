@@ -162,7 +162,7 @@ func TestHoldStopsLadder(t *testing.T) {
 	if !target.alive() {
 		t.Fatal("ended while it was held")
 	}
-	targets, err := g.dial().List(t.Context())
+	targets, _, err := g.dial().List(t.Context())
 	if err != nil || len(targets) != 1 || !strings.Contains(targets[0].Hold, "debugged") || targets[0].State == control.StateLadder {
 		t.Errorf("%+v, %v", targets, err)
 	}

@@ -314,7 +314,7 @@ func TestControl(t *testing.T) {
 		s.Registry.Error != "" || s.Scan.Count == 0 || len(s.Features) == 0 {
 		t.Errorf("status: %+v", s)
 	}
-	list, err := c.List(t.Context())
+	list, _, err := c.List(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -341,7 +341,7 @@ func TestControl(t *testing.T) {
 			return
 		}
 		defer c.Close()
-		list, err := c.List(t.Context())
+		list, _, err := c.List(t.Context())
 		if err != nil || len(list) != 1 || list[0].PID != own.pid {
 			t.Errorf("another user sees %+v, %v", list, err)
 		}

@@ -195,17 +195,24 @@ type method struct {
 	arguments     []argument
 	valid         func() error // of the arguments together; nil: each is
 	call          func() (any, error)
+
+	all   *bool  // of an order for all targets: it is another one for those who give it
+	ofAll string // that one's name
 }
 
 func (s *Server) answerCheckproc(ctx context.Context, c Caller, r request) reply {
-	m, ok := s.method(ctx, c, strings.TrimPrefix(r.Method, Interface+"."))
+	name := strings.TrimPrefix(r.Method, Interface+".")
+	m, ok := s.method(ctx, c, name)
 	switch {
 	case !ok:
 		return reply{Error: errMethodNotFound, Parameters: map[string]string{"method": r.Method}}
 	case m.steer && !c.CanSteer, m.seeAll && !c.CanSeeAll:
 		takes := s.roles.requirement(m.steer)
 		if m.steer {
-			s.config.Handler.Denied(c, strings.TrimPrefix(r.Method, Interface+"."), takes)
+			if wrong := arguments(r.Parameters, m.arguments...); wrong == nil && m.all != nil && *m.all {
+				name = m.ofAll
+			}
+			s.config.Handler.Denied(c, name, takes)
 		}
 		return reply{Error: errNotAllowed, Parameters: reasonParameters{takes}}
 	}
@@ -264,7 +271,7 @@ func (s *Server) method(ctx context.Context, c Caller, name string) (method, boo
 		}}, true
 	case "Hold":
 		var r HoldRequest
-		return method{steer: true, valid: r.valid,
+		return method{steer: true, valid: r.valid, all: &r.All, ofAll: "Pause",
 			arguments: []argument{{"pid", &r.PID, true}, {"name", &r.Name, true}, {"all", &r.All, true}, {"for_usec", &r.ForUsec, false},
 				{"reason", &r.Reason, true}},
 			call: func() (any, error) {
@@ -273,7 +280,7 @@ func (s *Server) method(ctx context.Context, c Caller, name string) (method, boo
 			}}, true
 	case "Release":
 		var sel Selector
-		return method{steer: true, valid: sel.valid,
+		return method{steer: true, valid: sel.valid, all: &sel.All, ofAll: "Resume",
 			arguments: []argument{{"pid", &sel.PID, true}, {"name", &sel.Name, true}, {"all", &sel.All, true}},
 			call: func() (any, error) {
 				n, err := h.Release(ctx, c, sel)

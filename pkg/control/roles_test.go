@@ -2,6 +2,7 @@ package control
 
 import (
 	"bufio"
+	gocmp "cmp"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -28,11 +29,12 @@ func TestWhoMay(t *testing.T) {
 	methods := map[string]struct {
 		parameters string
 		takes      least
+		named      string // when it is refused; else by the method
 	}{
-		"GetStatus": {`{}`, anyone}, "List": {`{}`, anyone},
-		"Check": {`{}`, see}, "Advise": {`{}`, see}, "Diff": {`{}`, see}, "Follow": {`{}`, see},
-		"Reload": {`{}`, steer}, "Hold": {`{"all":true,"for_usec":5000000}`, steer}, "Release": {`{"pid":7}`, steer},
-		"Brake": {`{"order":"go"}`, steer}, "Recover": {`{"name":"ftp*"}`, steer}, "AlertTest": {`{}`, steer},
+		"GetStatus": {`{}`, anyone, ""}, "List": {`{}`, anyone, ""},
+		"Check": {`{}`, see, ""}, "Advise": {`{}`, see, ""}, "Diff": {`{}`, see, ""}, "Follow": {`{}`, see, ""},
+		"Reload": {`{}`, steer, ""}, "Hold": {`{"all":true,"for_usec":5000000}`, steer, "Pause"}, "Release": {`{"pid":7}`, steer, ""},
+		"Brake": {`{"order":"go"}`, steer, ""}, "Recover": {`{"name":"ftp*"}`, steer, ""}, "AlertTest": {`{}`, steer, ""},
 	}
 	var described []string
 	for _, m := range regexp.MustCompile(`(?m)^method (\w+)\(`).FindAllStringSubmatch(checkprocDescription, -1) {
@@ -81,7 +83,7 @@ func TestWhoMay(t *testing.T) {
 				if m.takes == see {
 					takes += " or a member of group adm"
 				} else {
-					denied = []string{fmt.Sprintf("%d %s: %s", tt.caller.UID, name, takes)}
+					denied = []string{fmt.Sprintf("%d %s: %s", tt.caller.UID, gocmp.Or(m.named, name), takes)}
 				}
 				if got.Error != errNotAllowed || got.Parameters.Reason != takes || h.calls != nil {
 					t.Errorf("answer %+v, the daemon was asked for %q", got, h.calls)

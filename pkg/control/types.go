@@ -343,8 +343,9 @@ type Caller struct {
 // no order that does not keep to what HoldRequest, Selector and BrakeOrder say, but for the reason of a hold, which is as
 // long and as hostile as the caller likes.
 type Handler interface {
-	// Denied is told of an order that the server has refused: its method, and what it takes. It must not wait.
-	Denied(c Caller, method, takes string)
+	// Denied is told of an order that the server has refused: its method, but Pause and Resume for a hold of all and its
+	// release, and what it takes. It must not wait.
+	Denied(c Caller, order, takes string)
 	Status(ctx context.Context, c Caller) (Status, error)
 	List(ctx context.Context, c Caller) ([]Target, error)
 	Check(ctx context.Context, c Caller) ([]Finding, error)

@@ -31,7 +31,7 @@ type denials struct {
 	left int // out, since one was said
 }
 
-func (h handler) Denied(c control.Caller, method, takes string) {
+func (h handler) Denied(c control.Caller, order, takes string) {
 	d := &h.d.denials
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -45,7 +45,7 @@ func (h handler) Denied(c control.Caller, method, takes string) {
 		d.left = 0
 	}
 	h.d.mail.leave(func() {
-		h.d.say(evDenied, guard.LevelWarning, by, fmt.Sprintf("%s ordered %s, and may not: %s%s", by, method, takes, more))
+		h.d.say(evDenied, guard.LevelWarning, by, fmt.Sprintf("%s ordered %s, and may not: %s%s", by, order, takes, more))
 	})
 }
 

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,6 +24,7 @@ import (
 	"github.com/checkprocd/checkprocd/pkg/config"
 	"github.com/checkprocd/checkprocd/pkg/guard"
 	"github.com/checkprocd/checkprocd/pkg/process"
+	"github.com/checkprocd/checkprocd/pkg/registry"
 	"github.com/checkprocd/checkprocd/pkg/systemd"
 )
 
@@ -794,4 +796,59 @@ func TestRemember(t *testing.T) {
 	pinned("b.service", "then.service")
 	r.remember(guard.RememberUnit{Unit: "then.service", Over: true})
 	pinned("b.service")
+}
+
+// TestSavedFirst: nothing that ends or starts a unit is asked for before the registry has it: a daemon that starts after a
+// crash of this one would take who ends by that for another crash.
+func TestSavedFirst(t *testing.T) {
+	cfg := testConfig(t)
+	cfg.CPActive.Enabled = false
+	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	for _, decision := range []guard.Decision{guard.RestoreUnit{Ask: 1, Unit: "a.service"}, guard.RestartUnit{Ask: 1, Unit: "a.service"},
+		guard.RestartForLimit{Unit: "a.service"}, guard.SetUnitLimits{Unit: "a.service"}} {
+		d, err := start(Options{Config: cfg, Stderr: null})
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.openRegistry()
+		begun := 0
+		look := func(guard.Observation) { // an answer at once: there is nobody to do it
+			begun++
+			text, err := os.ReadFile(d.saved.path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			copied := filepath.Join(t.TempDir(), "registry")
+			if err := os.WriteFile(copied, text, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			file, saved, err := registry.Open(copied, guard.StateVersion, d.saved.boot)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := file.Close(); err != nil {
+				t.Error(err)
+			}
+			if !slices.Equal(saved, d.guard.Save(nil)) {
+				t.Errorf("%T is begun, and %d bytes are saved", decision, len(saved))
+			}
+		}
+		d.restorer.queue, d.restorer.post = nil, look
+		d.limiter.queue, d.limiter.post = nil, look
+		d.turn(process.Now(), nil)
+		d.saved.rest = math.MaxInt64 // that it saves what is decided is not enough
+		d.act(decision)
+		d.turn(process.Now(), nil)
+		if begun != 1 {
+			t.Errorf("%T is begun %d times", decision, begun)
+		}
+		d.stop()
+		if err := os.Remove(d.saved.path); err != nil {
+			t.Error(err)
+		}
+	}
 }

@@ -376,3 +376,63 @@ func TestKilledMeanwhile(t *testing.T) {
 		m.awaitEvent("restored", Fields{"CHECKPROC_UNIT": "hog.service"})
 	})
 }
+
+// TestThenTogether has one rule for several units, of which some need others, and each follows the others: who ends because
+// another one is restarted, by the guard or with it by systemd, is not brought back by a round of its own, nor twice.
+func TestThenTogether(t *testing.T) {
+	eachSystemd(t, func(t *testing.T, root string) {
+		follow := []string{"web1", "web2", "web3", "web4", "web5", "cache"}
+		files := Files{
+			"/etc/checkprocd/conf.d/recovery.toml": "interval = \"200ms\"\n" + noPressure + "[recovery]\nwait = \"1s\"\ncap = \"1s\"\n" +
+				"[[rule]]\nmatch = { unit = \"web*.service\" }\nthen = [\"" + strings.Join(follow, ".service\", \"") + ".service\"]\n",
+		}
+		for unit, needs := range map[string]string{"web1": "", "web2": "Requires=web1", "web3": "BindsTo=web1", "web4": "BindsTo=web2", "web5": "Requires=web1", "cache": "Requires=web1"} {
+			command := beats(unit)
+			if unit == "cache" {
+				command = "/bin/sleep infinity"
+			}
+			text := service(command, "ExecStartPre=/bin/sh -c 'echo >>/var/tmp/%N'")
+			if _, need, is := strings.Cut(needs, "="); is {
+				text = "[Unit]\n" + needs + ".service\nAfter=" + need + ".service\n" + strings.TrimPrefix(text, "[Unit]\n")
+			}
+			files["/etc/systemd/system/"+unit+".service"] = text
+		}
+		m := bootInstalled(t, root, files)
+		m.startGuard()
+		m.Run("systemctl start " + strings.Join(follow, " "))
+		m.waitGuarded(5)
+		m.Run("systemctl stop web5")
+		for _, x := range []struct {
+			crash  string
+			starts string // of each, all in all
+		}{
+			{"web1", "2 2 2 2 1 2"},
+			{"web2", "3 4 3 3 1 3"}, // it came back, and was restarted with web1
+		} {
+			m.Mark()
+			m.Run("systemctl kill --signal=SEGV --kill-who=main " + x.crash)
+			for _, unit := range follow {
+				if unit != "web5" {
+					m.awaitEvent("restored", Fields{"CHECKPROC_UNIT": unit + ".service"})
+				}
+			}
+			m.waitGuarded(4)
+			m.Run("sleep 3") // another round would have begun by then
+			if got := m.Run("cd /var/tmp; for unit in " + strings.Join(follow, " ") + "; do wc -l <$unit; done | xargs"); got != x.starts {
+				t.Errorf("%s: after the crash of %s: started %s times, want %s", root, x.crash, got, x.starts)
+			}
+			for _, unit := range follow {
+				want := map[bool]string{true: "active", false: "inactive"}[unit != "web5"]
+				if got := m.Property(unit, "ActiveState"); got != want {
+					t.Errorf("%s: after the crash of %s: %s is %s", root, x.crash, unit, got)
+				}
+			}
+			if got := m.events("restored"); len(got) != len(follow)-1 {
+				t.Errorf("%s: after the crash of %s: %v", root, x.crash, got)
+			}
+		}
+		if got := m.Journal("CHECKPROC_EVENT=restore-failed", "+", "CHECKPROC_EVENT=gave-up"); len(got) != 0 {
+			t.Errorf("%s: %v", root, got)
+		}
+	})
+}

@@ -465,7 +465,8 @@ func (r *restorer) restart(ctx context.Context, x guard.RestartUnit) guard.Resto
 }
 
 // fellWith says whether a unit that is down was stopped together with the one that it
-// follows and needs: when that fell last, or at that end, where it has fallen again since.
+// follows and needs: when that fell last, or at that end, where it has fallen again since:
+// restarted with another unit that follows it, for one.
 // One that systemd knows nothing of has not run since this guard began.
 func fellWith(s, first systemd.UnitState, x guard.RestartUnit) bool {
 	switch {
@@ -474,5 +475,6 @@ func fellWith(s, first systemd.UnitState, x guard.RestartUnit) bool {
 	case s.Left >= first.Fell && s.Left <= first.Fell+alike:
 		return true
 	}
-	return first.Fell > x.Ended+fallTime && s.Left >= x.Ended-alike && s.Left <= x.Ended+fallTime
+	again := first.Fell > x.Ended+fallTime || x.Back > 0 && first.Fell > x.Back
+	return again && s.Left >= x.Ended-alike && s.Left <= x.Ended+fallTime
 }

@@ -409,6 +409,11 @@ func TestRestorer(t *testing.T) {
 		property(unit, "ActiveExitTimestampMonotonic", left)
 		property(unit, "PartOf", []string{"c.service"})
 	}
+	m.set("d.service", "loaded", "active", 42)
+	property("d.service", "InactiveEnterTimestampMonotonic", uint64(104*s))
+	m.set("again.service", "loaded", "inactive", 0)
+	property("again.service", "ActiveExitTimestampMonotonic", uint64(101*s))
+	property("again.service", "BindsTo", []string{"d.service"})
 	for unit, active := range map[string]string{"busy.service": "active", "stops.service": "deactivating", "comes.service": "activating", "busy-down.service": "failed", "echo@1.service": "failed"} {
 		m.set(unit, "loaded", active, 42)
 	}
@@ -475,6 +480,8 @@ func TestRestorer(t *testing.T) {
 		{guard.RestartUnit{Unit: "stopped-later.service"}, stopped},
 		{guard.RestartUnit{Unit: "just-before.service", After: "c.service"}, stopped},
 		{guard.RestartUnit{Unit: "with.service", After: "c.service"}, guard.RestoreDone{Started: true, Reason: "it was inactive"}},
+		{guard.RestartUnit{Unit: "again.service", After: "d.service", Back: 105 * time.Second}, stopped}, // before that fell
+		{guard.RestartUnit{Unit: "again.service", After: "d.service", Back: 103 * time.Second}, guard.RestoreDone{Started: true, Reason: "it was inactive"}},
 		{guard.RestartUnit{Unit: "stopped-before.service"}, stopped},
 		{guard.RestartUnit{Unit: "unknown.service"}, stopped}, // it has not run for as long as it is known
 		{guard.RestartUnit{Unit: "free.service"}, stopped},    // nothing but somebody stops it
@@ -491,7 +498,7 @@ func TestRestorer(t *testing.T) {
 	}
 	want := []string{"start down.service", "start bad.service", "start limited.service", "reset limited.service", "start limited.service", "start flap.service", "start once.service", "start once-bad.service",
 		"run Type=exec Description=x, started again by the process guard ExecStartEx=[[/bin/x [/bin/x a b] [no-env-expand]]] CollectMode=inactive-or-failed AddRef=true User=idc " + as,
-		"restart b.service", "restart begun.service", "start failed.service", "restart flaps.service", "start bound.service", "start late.service", "start with.service"}
+		"restart b.service", "restart begun.service", "start failed.service", "restart flaps.service", "start bound.service", "start late.service", "start with.service", "start again.service"}
 	if diff := cmp.Diff(want, m.calls()); diff != "" {
 		t.Error(diff)
 	}

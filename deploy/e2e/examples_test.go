@@ -104,7 +104,7 @@ func TestExamples(t *testing.T) {
 		files := Files{
 			"/usr/lib/rig/member":             ownClient(t, "../../pkg/daemon/testdata/member.c"),
 			"/usr/lib/rig/greedy":             ownClient(t, "testdata/greedy.c"),
-			"/usr/bin/mail":                   "#!/bin/sh\n{ echo \"mail $*\"; cat; } >>/run/mail\n",
+			"/usr/bin/mail":                   "#!/bin/sh\n{ echo \"mail $*\"; cat; } >>/run/mail\nexit 1\n", // there is no MTA
 			"/usr/sbin/ftpd":                  "#!/bin/sh\n[ \"$1\" = --check ] && grep -q ^port= /etc/ftp/ftp.conf\n",
 			"/etc/ftp/ftp.conf":               "port=21\n",
 			"/opt/collector/bin/collector":    "#!/bin/sh\n[ \"$1\" = --all ] && exec " + beats("collector") + "\n",
@@ -251,6 +251,10 @@ func TestExamples(t *testing.T) {
 			})
 		}
 		m.Run("grep -q 'hung; ending it' /run/mail")
+		m.Run("journalctl -q -u 'checkprocd-alert@*' | grep -q 'Failed with result'")
+		m.Wait("the failed mails to be forgotten", func() bool {
+			return m.Run("systemctl list-units --all --no-legend --plain --state=failed 'checkprocd-alert@*'") == ""
+		})
 
 		// alert-receivers
 		if n := h.await(m, "dbwriter", alert.Firing); n.Alert.Severity != "critical" {

@@ -56,10 +56,17 @@ func lookupGroup(name string) (uint32, bool) {
 	return uint32(gid), err == nil
 }
 
-func (r *roles) set(steer, read string) {
+// set names those that do not exist.
+func (r *roles) set(steer, read string) (missing []string) {
 	r.refresh.Lock()
 	defer r.refresh.Unlock()
 	r.resolve(steer, read)
+	for _, g := range r.groups.Load() {
+		if g.name != "" && !g.ok {
+			missing = append(missing, g.name)
+		}
+	}
+	return missing
 }
 
 // resolve is called with refresh held.

@@ -108,7 +108,9 @@ func TestFollowerLosesRole(t *testing.T) {
 	if first, err := in.ReadString(0); err != nil || !strings.Contains(first, `"continues":true`) {
 		t.Fatalf("%q, %v", first, err)
 	}
-	s.SetGroups("", "61205")
+	if missing := s.SetGroups("", "61205"); missing != nil {
+		t.Errorf("%q are missing", missing)
+	}
 	h.follow <- Followed{Cursor: "x", Event: &Event{Name: "condemned"}}
 	if last, err := in.ReadString(0); err != nil || !strings.Contains(last, errNotAllowed) || strings.Contains(last, "condemned") {
 		t.Errorf("%q, %v", last, err)

@@ -78,8 +78,9 @@ func Listen(path string, c ServerConfig) (*Server, error) {
 	}, nil
 }
 
-// SetGroups replaces the groups of ServerConfig, also for connections that stand.
-func (s *Server) SetGroups(steer, read string) { s.roles.set(steer, read) }
+// SetGroups replaces the groups of ServerConfig, also for connections that stand, and names those that this host does
+// not have: they have no members until they are made.
+func (s *Server) SetGroups(steer, read string) (missing []string) { return s.roles.set(steer, read) }
 
 // Close stops listening and removes the socket. Only needed where Serve is not called; Serve does it at its end.
 func (s *Server) Close() error {

@@ -257,6 +257,7 @@ func (d *Daemon) run(ctx context.Context) error {
 	if d.server, err = d.listen(); err != nil {
 		d.noSocket(err)
 	}
+	d.setGroups()
 	// It serves until the followers of the events have the last of them.
 	serveCtx, endServe := context.WithCancel(context.WithoutCancel(ctx))
 	defer endServe()

@@ -142,9 +142,7 @@ func (d *Daemon) switchTo(next config.Config, who string) control.ReloadResult {
 		d.giveUpTables()
 	}
 	d.pool.SetMax(next.Ladder.MaxConcurrent)
-	if d.server != nil {
-		d.server.SetGroups(next.Control.Group, next.Control.ReadGroup)
-	}
+	d.setGroups()
 	text := fmt.Sprintf("configuration reloaded by %s: ", who)
 	if len(result.Changed) == 0 {
 		text += "nothing changed"

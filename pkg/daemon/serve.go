@@ -7,7 +7,9 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/checkprocd/checkprocd/pkg/config"
 	"github.com/checkprocd/checkprocd/pkg/control"
+	"github.com/checkprocd/checkprocd/pkg/guard"
 )
 
 // listenWait is the pause before a control socket that could not be opened is
@@ -24,6 +26,20 @@ func (d *Daemon) listen() (*control.Server, error) {
 		Group: d.opts.Config.Control.Group, ReadGroup: d.opts.Config.Control.ReadGroup, OwnUID: uint32(os.Geteuid()),
 		Version: d.opts.Version, Handler: handler{d},
 	})
+}
+
+// setGroups says who may what on the control socket, and which group is named and does
+// not exist. Those of the defaults need not.
+func (d *Daemon) setGroups() {
+	if d.server == nil {
+		return
+	}
+	usual := config.Default().Control
+	for _, name := range d.server.SetGroups(d.cfg.Control.Group, d.cfg.Control.ReadGroup) {
+		if name != usual.Group && name != usual.ReadGroup {
+			d.say(evDegraded, guard.LevelWarning, "control.group", fmt.Sprintf("there is no group %q on this host: nobody but root is let in for it until there is", name))
+		}
+	}
 }
 
 func (d *Daemon) noSocket(err error) {
@@ -53,7 +69,7 @@ func (d *Daemon) serve(ctx context.Context, server *control.Server) {
 		}
 		err = d.inLoop(ctx, func() {
 			d.server = server
-			server.SetGroups(d.cfg.Control.Group, d.cfg.Control.ReadGroup)
+			d.setGroups()
 			delete(d.lost, "control")
 		})
 		if err != nil {

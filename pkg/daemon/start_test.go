@@ -258,6 +258,7 @@ func TestReload(t *testing.T) {
 		t.Errorf("the interval is %d µs, %v", s.IntervalUsec, err)
 	}
 
+	c.Control.ReadGroup = "auditors"
 	c.Rules = []config.Rule{
 		{Match: config.Match{Name: "a"}, Action: config.ActionReport},
 		{Match: config.Match{Name: "b"}, Timeout: time.Second},
@@ -267,6 +268,9 @@ func TestReload(t *testing.T) {
 	result, err := g.dial().Reload(t.Context())
 	if err != nil || len(result.Changed) == 0 || len(result.NeedsRestart) != 0 {
 		t.Errorf("reload: %+v, %v", result, err)
+	}
+	if e := g.await(want{event: evDegraded, reason: "control.group"}); !strings.Contains(e.Message, `no group "auditors"`) {
+		t.Error(e.Message)
 	}
 	a.signal(unix.SIGUSR1)
 	b.signal(unix.SIGUSR1)

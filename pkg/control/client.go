@@ -101,7 +101,7 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 	return out.Status, err
 }
 
-// List asks for the targets that the caller may see; partial: there are others.
+// List asks for the targets that the caller may see; partial: there may be others.
 func (c *Client) List(ctx context.Context) (targets []Target, partial bool, err error) {
 	var out listReply
 	err = c.call(ctx, request{Method: Interface + ".List"}, &out)

@@ -25,7 +25,7 @@ func FuzzRequest(f *testing.F) {
 	}
 	known := []string{"", errNotAllowed, errBusy, errFailed, errInterfaceNotFound, errMethodNotFound, errInvalidParameter}
 	h := &fake{targets: []Target{{PID: 1, UID: 0, Name: "secret"}}, findings: []Finding{{ID: "secret"}}, advice: []Advice{{Name: "secret"}}}
-	s := &Server{config: ServerConfig{Handler: h}, limits: defaultLimits(), roles: newRoles(1, "", "")}
+	s := &Server{config: ServerConfig{Handler: h}, limits: defaultLimits(), lanes: newLanes(), roles: newRoles(1, "", "")}
 	f.Fuzz(func(t *testing.T, stream []byte) {
 		in := bufio.NewReaderSize(bytes.NewReader(stream), 16)
 		for {
@@ -67,7 +67,7 @@ func FuzzOrder(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, parameters string) {
 		h := &fake{}
-		s := &Server{config: ServerConfig{Handler: h}, limits: defaultLimits(), roles: newRoles(1, "", "")}
+		s := &Server{config: ServerConfig{Handler: h}, limits: defaultLimits(), lanes: newLanes(), roles: newRoles(1, "", "")}
 		for _, method := range []string{"Hold", "Release", "Brake"} {
 			r := s.answer(t.Context(), Caller{CanSteer: true}, request{Method: Interface + "." + method, Parameters: json.RawMessage(parameters)})
 			if _, err := encode(r); err != nil {

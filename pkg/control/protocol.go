@@ -242,8 +242,7 @@ func (s *Server) method(ctx context.Context, c Caller, name string) (method, boo
 	case "List":
 		return method{call: func() (any, error) {
 			targets, err := h.List(ctx, c)
-			seen := visible(targets, c)
-			return listReply{seen, len(seen) < len(targets)}, err
+			return listReply{visible(targets, c), !c.CanSeeAll}, err
 		}}, true
 	case "Check":
 		return method{seeAll: true, call: func() (any, error) {

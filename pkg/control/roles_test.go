@@ -65,7 +65,7 @@ func TestWhoMay(t *testing.T) {
 			t.Run(tt.name+"/"+name, func(t *testing.T) {
 				h := &fake{follow: make(chan Followed)}
 				close(h.follow)
-				s := &Server{config: ServerConfig{Handler: h}, limits: defaultLimits(), roles: &roles{ownUID: 990, now: time.Now,
+				s := &Server{config: ServerConfig{Handler: h}, limits: defaultLimits(), lanes: newLanes(), roles: &roles{ownUID: 990, now: time.Now,
 					lookup: func(name string) (uint32, bool) {
 						gid, ok := map[string]uint32{"steer": 50, "adm": 4}[name]
 						return gid, ok
@@ -99,7 +99,7 @@ func TestWhoMay(t *testing.T) {
 // TestFollowerLosesRole: who may no longer see all, by a reload, gets no event more.
 func TestFollowerLosesRole(t *testing.T) {
 	h := &fake{follow: make(chan Followed)}
-	s := &Server{config: ServerConfig{Handler: h}, limits: defaultLimits(), roles: newRoles(990, "", "61204")}
+	s := &Server{config: ServerConfig{Handler: h}, limits: defaultLimits(), lanes: newLanes(), roles: newRoles(990, "", "61204")}
 	conn, done := connected(t, s, Caller{UID: 1000, GID: 61204})
 	if _, err := conn.Write([]byte(`{"method":"io.checkproc.Follow","more":true}` + "\x00")); err != nil {
 		t.Fatal(err)

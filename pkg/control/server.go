@@ -25,7 +25,7 @@ type ServerConfig struct {
 // limits bound what clients can take from the daemon.
 type limits struct {
 	conns    int // connections at a time
-	reserved int // of these kept for callers that may do all
+	reserved int // of these kept for callers that may steer
 	perUID   int // connections of one uid that may not do all
 	size     int // bytes of a request
 
@@ -35,13 +35,12 @@ type limits struct {
 	request time.Duration // from the first byte of a request to its last
 	write   time.Duration // until the peer has taken the whole reply
 	call    time.Duration // what the handler's ctx grants
-	pace    time.Duration // between two requests of a connection that may not do all
 }
 
 func defaultLimits() limits {
 	return limits{
 		conns: 64, reserved: 8, perUID: 16, size: 64 << 10, followers: 8,
-		idle: 60 * time.Second, request: 10 * time.Second, write: 10 * time.Second, call: 30 * time.Second, pace: 20 * time.Millisecond,
+		idle: 60 * time.Second, request: 10 * time.Second, write: 10 * time.Second, call: 30 * time.Second,
 	}
 }
 
@@ -53,6 +52,7 @@ type Server struct {
 	made     fs.FileInfo
 	listener *net.UnixListener
 	roles    *roles
+	lanes    lanes
 	closed   sync.Once
 
 	mu        sync.Mutex
@@ -74,6 +74,7 @@ func Listen(path string, c ServerConfig) (*Server, error) {
 		made:     made,
 		listener: listener,
 		roles:    newRoles(c.OwnUID, c.Group, c.ReadGroup),
+		lanes:    newLanes(),
 		conns:    map[*net.UnixConn]Caller{},
 	}, nil
 }
@@ -149,13 +150,15 @@ func exhausted(err error) bool {
 	return false
 }
 
-// admit counts the connection in, or refuses it: nobody may take the places of all others.
+// admit counts the connection in, or refuses it: nobody may take the places of all others. The caller's roles are granted.
 func (s *Server) admit(conn *net.UnixConn, c Caller) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	room := s.limits.conns
-	if !s.roles.all(&c) {
+	if !c.CanSteer {
 		room -= s.limits.reserved
+	}
+	if !s.roles.all(&c) {
 		same := 0
 		for _, other := range s.conns {
 			if other.UID == c.UID {
@@ -218,26 +221,16 @@ func (s *Server) serve(ctx context.Context, conn *net.UnixConn, c Caller) {
 			s.follow(ctx, conn, in, c, r)
 			return
 		}
+		s.roles.grant(&c)
+		leave, ok := s.lanes.enter(ctx, &c)
+		if !ok {
+			return
+		}
 		out, oneway, last := s.handle(ctx, c, message)
+		leave()
 		if !oneway && !s.send(conn, out) || last {
 			return
 		}
-		if !s.roles.all(&c) && !pause(ctx, s.limits.pace) {
-			return
-		}
-	}
-}
-
-// pause keeps a connection from asking on without a break: what it asks is
-// answered by the loop that guards.
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
 	}
 }
 

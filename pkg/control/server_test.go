@@ -793,11 +793,15 @@ func TestTooManyConnections(t *testing.T) {
 }
 
 func TestAdmission(t *testing.T) {
-	s := &Server{limits: limits{conns: 10, reserved: 3, perUID: 4}, roles: newRoles(990, "", ""), conns: map[*net.UnixConn]Caller{}}
-	in := func(uid uint32) bool { return s.admit(&net.UnixConn{}, Caller{UID: uid}) }
+	s := &Server{limits: limits{conns: 10, reserved: 3, perUID: 4}, roles: newRoles(990, "50", ""), conns: map[*net.UnixConn]Caller{}}
+	in := func(uid, gid uint32) bool {
+		c := Caller{UID: uid, GID: gid}
+		s.roles.grant(&c)
+		return s.admit(&net.UnixConn{}, c)
+	}
 	count := func(uid uint32) (n int) {
 		for range 20 {
-			if in(uid) {
+			if in(uid, uid) {
 				n++
 			}
 		}
@@ -809,8 +813,11 @@ func TestAdmission(t *testing.T) {
 	if n := count(1001); n != 3 {
 		t.Errorf("the users together get %d places, want 7", 4+n)
 	}
-	if !in(990) || !in(0) || !in(0) || in(0) {
-		t.Error("root and the own uid have the 3 reserved places, and no more")
+	if in(1000, 50) {
+		t.Error("who may steer has more places than others have")
+	}
+	if !in(1002, 50) || !in(990, 990) || !in(0, 0) || in(0, 0) {
+		t.Error("root, the own uid and who may steer have the 3 reserved places, and no more")
 	}
 }
 

@@ -62,9 +62,15 @@ func (h handler) Status(ctx context.Context, _ control.Caller) (control.Status, 
 	return s, err
 }
 
-func (h handler) List(ctx context.Context, _ control.Caller) ([]control.Target, error) {
+func (h handler) List(ctx context.Context, c control.Caller) ([]control.Target, error) {
 	var out []control.Target
-	err := h.d.inLoop(ctx, func() { out = h.d.targets() })
+	err := h.d.inLoop(ctx, func() {
+		if c.CanSeeAll {
+			out = h.d.targets(h.d.guard.Views())
+		} else {
+			out = h.d.targets(h.d.guard.ViewsOf(c.UID))
+		}
+	})
 	return out, err
 }
 
@@ -247,26 +253,11 @@ func (d *Daemon) status() control.Status {
 	for _, f := range d.features {
 		s.Features = append(s.Features, control.Feature{Name: f.Name, Since: f.Since, Error: f.Err})
 	}
-	live := map[guard.TableID]int{}
-	used := map[guard.TableID]int{}
-	for _, v := range d.guard.Views() {
-		switch {
-		case v.State == "refused":
-			s.Targets.Refused++
-		case v.State == "foreign":
-			s.Targets.Foreign++
-		}
-		if len(v.Limits) > 0 {
-			s.Targets.Limited++
-		}
-		used[v.Table] += len(v.Slots)
-		if v.Target {
-			live[v.Table] += len(v.Slots)
-		}
-	}
+	all := d.guard.Census()
+	s.Targets.Refused, s.Targets.Foreign, s.Targets.Limited = all.Refused, all.Foreign, all.Limited
 	for _, a := range d.tables.list {
 		s.Tables = append(s.Tables, control.Table{ID: a.seg.ID(), Key: int64(d.cfg.CPActive.Key), Size: int64(a.seg.Len()) * 72,
-			Records: a.seg.Len(), Used: used[a.id], Live: live[a.id], Removed: a.removed, State: control.TableAttached})
+			Records: a.seg.Len(), Used: all.Used[a.id], Live: all.Live[a.id], Removed: a.removed, State: control.TableAttached})
 	}
 	if d.tables.current == nil && d.cfg.CPActive.Enabled {
 		state := control.TableMissing
@@ -278,9 +269,8 @@ func (d *Daemon) status() control.Status {
 	return s
 }
 
-// targets lists what the guard knows, on the loop.
-func (d *Daemon) targets() []control.Target {
-	views := d.guard.Views()
+// targets are views in the words of the socket, on the loop.
+func (d *Daemon) targets(views []guard.View) []control.Target {
 	out := make([]control.Target, 0, len(views))
 	for _, v := range views {
 		t := control.Target{

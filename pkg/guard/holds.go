@@ -303,6 +303,12 @@ func (g *Guard) Holds() []HoldView {
 
 func (g *Guard) holdView(h *hold) HoldView {
 	v := HoldView{PID: h.PID, Name: h.Name, All: h.All, Left: max(h.until-g.clock.last, 0), Reason: h.reason, By: h.by}
+	if h.id != 0 { // a thousand such orders may stand
+		if ix, ok := g.byID[h.id]; ok && g.targets[ix].state != Ended {
+			v.Targets = 1
+		}
+		return v
+	}
 	for ix := range g.targets {
 		if t := &g.targets[ix]; t.used && t.state != Ended && h.matches(t) {
 			v.Targets++

@@ -25,6 +25,7 @@ func TestRandom(t *testing.T) {
 		slot := func() int { return rapid.IntRange(0, 19).Draw(r, "slot") }
 		for range rapid.IntRange(1, 60).Draw(r, "actions") {
 			w.run(time.Duration(rapid.Int64Range(0, int64(20*sec)).Draw(r, "pause")))
+			w.sameSeen()
 			p := some()
 			switch action := rapid.IntRange(0, 15).Draw(r, "action"); {
 			case p == nil: // start one, in a free slot

@@ -2,6 +2,7 @@ package guard
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/checkprocd/checkprocd/pkg/table"
@@ -37,12 +38,20 @@ var phaseNames = [...]string{"empty", "forming", "guarded", "stale", "foreign", 
 
 // Views lists all targets and all records that name nobody, in the order of
 // tables and slots.
-func (g *Guard) Views() []View {
+func (g *Guard) Views() []View { return g.views(func(uint32) bool { return true }) }
+
+// ViewsOf lists those of a user; what that costs grows with his own targets only.
+func (g *Guard) ViewsOf(uid uint32) []View {
+	return g.views(func(of uint32) bool { return of == uid })
+}
+
+// views lists those of some users; a record that names nobody is of user 0.
+func (g *Guard) views(of func(uid uint32) bool) []View {
 	var out []View
 	slots := make(map[int32][]int32)
 	for _, tb := range g.tables {
 		for i := range tb.slots {
-			if ix := tb.slots[i].owner; ix >= 0 {
+			if ix := tb.slots[i].owner; ix >= 0 && of(g.targets[ix].facts.UID) {
 				slots[ix] = append(slots[ix], int32(i))
 			}
 		}
@@ -52,17 +61,17 @@ func (g *Guard) Views() []View {
 			s, r := &tb.slots[i], &tb.prev[i]
 			switch {
 			case r.PID == 0:
-			case s.owner < 0:
+			case s.owner < 0 && of(0):
 				out = append(out, View{Table: tb.id, Slot: int32(i), Slots: []int32{int32(i)}, PID: r.PID,
 					Name: table.CleanName(&r.Name), State: phaseNames[s.phase], Rule: -1,
 					Timeout: time.Duration(r.Timeout) * time.Second})
-			case g.targets[s.owner].table == tb.id && g.targets[s.owner].slot == int32(i):
+			case s.owner >= 0 && slots[s.owner] != nil && g.targets[s.owner].table == tb.id && g.targets[s.owner].slot == int32(i):
 				out = append(out, g.view(s.owner, slots[s.owner]))
 			}
 		}
 	}
 	for ix := range g.targets {
-		if t := &g.targets[ix]; t.used && t.slots == 0 && t.state != Ended {
+		if t := &g.targets[ix]; t.used && t.slots == 0 && t.state != Ended && of(t.facts.UID) {
 			out = append(out, g.view(int32(ix), nil))
 		}
 	}
@@ -170,6 +179,46 @@ func (g *Guard) Tally() Tally {
 	for _, tb := range g.tables {
 		n.Used += tb.used
 		n.Slots += len(tb.slots)
+	}
+	return n
+}
+
+// Census counts what Views lists.
+type Census struct {
+	Refused, Foreign, Limited int
+	Used, Live                map[TableID]int // records, and those of them that name a target
+}
+
+// Census counts without building what Views lists: anybody may ask for the status,
+// again and again.
+func (g *Guard) Census() Census {
+	n := Census{Used: map[TableID]int{}, Live: map[TableID]int{}}
+	for _, tb := range g.tables {
+		for i := range tb.slots {
+			switch s := &tb.slots[i]; {
+			case s.owner >= 0:
+				n.Live[tb.id]++
+			case tb.prev[i].PID == 0:
+				continue
+			case s.phase == slotRefused:
+				n.Refused++
+			case s.phase == slotForeign:
+				n.Foreign++
+			}
+			n.Used[tb.id]++
+		}
+	}
+	for ix := range g.targets {
+		t := &g.targets[ix]
+		if !t.used || t.slots == 0 && t.state == Ended {
+			continue
+		}
+		if (t.forged() || t.misnamed) && !(t.slots > 0 && t.latched == 0) {
+			n.Refused++
+		}
+		if slices.ContainsFunc(t.gauges, func(m gauge) bool { return m.over }) {
+			n.Limited++
+		}
 	}
 	return n
 }

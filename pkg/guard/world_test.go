@@ -829,6 +829,7 @@ func (w *world) want(pid int32, story string) {
 	if got := strings.Join(w.story(pid), " "); got != story {
 		w.t.Errorf("story of %d:\n got %s\nwant %s\n%s", pid, got, story, w)
 	}
+	w.sameSeen()
 }
 
 // none checks that there is no event of these names.

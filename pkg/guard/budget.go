@@ -53,6 +53,15 @@ func keyOf(p *config.Policy, name, unit string) budgetKey {
 	return budgetKey{name: name}
 }
 
+// key is the budget of a recovery. What others start, in one unit or in none, has one for
+// each name.
+func (r *recovery) key(p *config.Policy) budgetKey {
+	if r.waits {
+		return budgetKey{name: r.name}
+	}
+	return keyOf(p, r.name, r.unit)
+}
+
 func (b *budget) key() budgetKey {
 	if b.unit != "" {
 		return budgetKey{unit: b.unit}
@@ -67,7 +76,7 @@ func (b *budget) mayBe(r *recovery) bool {
 
 // budgetOf finds the budget of a recovery, or begins one.
 func (g *Guard) budgetOf(r *recovery, p *config.Policy) *budget {
-	key := keyOf(p, r.name, r.unit)
+	key := r.key(p)
 	i, ok := g.budgetAt[key]
 	if !ok {
 		i = int32(len(g.budgets))
@@ -80,7 +89,7 @@ func (g *Guard) budgetOf(r *recovery, p *config.Policy) *budget {
 // isOf says whether a recovery is of a budget, by the rules of now.
 func (g *Guard) isOf(r *recovery, b *budget) bool {
 	p := g.policyOf(r)
-	return keyOf(&p, r.name, r.unit) == b.key()
+	return r.key(&p) == b.key()
 }
 
 // pruneBudgets forgets those of names that have been well for long enough. In one
@@ -190,6 +199,7 @@ func (g *Guard) spend(r *recovery, b *budget, p *config.Policy) {
 	}
 	b.name, b.user, b.given, b.until = r.name, r.user, true, g.clock.attn+g.cfg.Recovery.GiveUp
 	e := r.event(EvGaveUp, LevelError, "too many starts")
+	e.Unit = b.unit // as in what is said when it begins anew
 	e.Message = fmt.Sprintf("%s was started %d times within %s and does not stay up: giving up for %s; `checkprocctl recover` begins anew",
 		r.what(), p.Attempts, seconds(p.Window), seconds(g.cfg.Recovery.GiveUp))
 	g.emit(e)
@@ -235,7 +245,7 @@ func (g *Guard) renewAll(why string, which func(*budget) bool) []*Event {
 			for k := range g.pending {
 				if r := &g.pending[k]; !r.under && r.next == 0 {
 					p := g.policyOf(r)
-					key := keyOf(&p, r.name, r.unit)
+					key := r.key(&p)
 					waiting[key] = append(waiting[key], r)
 				}
 			}
@@ -299,9 +309,9 @@ func (g *Guard) Recoveries() []RecoveryView {
 	for k := range g.pending {
 		r := &g.pending[k]
 		p := g.policyOf(r)
-		key := keyOf(&p, r.name, r.unit)
+		key := r.key(&p)
 		x := waits{p, pending[key].next}
-		if next := max(r.at-g.clock.attn, r.held-g.clock.last, 1); r.at != never && r.next == 0 && (x.next == 0 || next < x.next) {
+		if next := max(r.at-g.clock.attn, r.held-g.clock.last, 1); r.at != never && r.next == 0 && !r.waits && (x.next == 0 || next < x.next) {
 			x.next = next
 		}
 		pending[key] = x
@@ -339,7 +349,8 @@ func (g *Guard) givenUp() int {
 
 // recoveryOf says for the list how often a target was started again, "" for never.
 func (g *Guard) recoveryOf(t *target) string {
-	i, ok := g.budgetAt[keyOf(&t.policy, t.displayName(), t.facts.Unit)]
+	r := recovery{name: t.displayName(), unit: t.facts.Unit, waits: t.waits()}
+	i, ok := g.budgetAt[r.key(&t.policy)]
 	if !ok {
 		return ""
 	}

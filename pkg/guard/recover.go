@@ -35,6 +35,12 @@ const (
 // Who asks looks before he starts. Where the budget has no start left he is to look only:
 // what ended may be up, or be somebody's stop, and that is no reason to give it up.
 //
+// What procctl, or whoever started what is in no service, starts again is waited for where
+// a rule names units after it, and is never asked about:
+//
+//	waits ──registered──▶ those after it ──▶ done
+//	  └──nobody, for 10 min──▶ left down
+//
 // One without a process (pid 0) is of a unit that was started for another cause than an
 // end: see [UnitStarted].
 type recovery struct {
@@ -54,6 +60,7 @@ type recovery struct {
 	held    time.Duration // until when an order for its pid holds it, mono; 0: none does
 	looks   int           // at which somebody else was starting or stopping it
 	next    int           // who is to be started: 0 it itself, n the nth of those after it
+	waits   bool          // somebody else starts it again
 	look    bool          // it is to be looked at only: there was no start left
 	under   bool          // asked, the answer has not come
 	ask     uint64        // the number of that question
@@ -78,27 +85,34 @@ func isService(unit string) bool {
 	return strings.HasSuffix(unit, ".service") && !strings.HasPrefix(unit, "user@")
 }
 
+// elsewhere says whether somebody else starts a target again: procctl, or whoever started
+// what is in no service. waits: there are units after it.
+func (t *target) elsewhere() bool {
+	return t.facts.Parent == procctl || !isService(t.facts.Unit) && t.policy.Restart == config.RestartUnit
+}
+
+func (t *target) waits() bool { return t.elsewhere() && len(t.policy.Then) > 0 }
+
 // planRecovery has a target that was ended, or has crashed, come back in a while.
 func (g *Guard) planRecovery(ix int32, crashed, sure bool) {
 	t := &g.targets[ix]
 	p, unit := &t.policy, t.facts.Unit
+	waits := t.waits()
 	switch {
-	case !g.acting || p.Restart == config.RestartNone || t.facts.Parent == procctl:
+	case !g.acting || p.Restart == config.RestartNone || t.elsewhere() && !waits || waits && t.untouchable() != "":
 		return
 	case crashed && p.Action == config.ActionReport:
-		return
-	case !isService(unit) && p.Restart == config.RestartUnit:
 		return
 	case t.returns: // once for each end
 		return
 	}
 	t.returns = true
-	r := recovery{id: t.id, newest: t.newest, pid: t.pid, name: t.displayName(), user: t.facts.User, uid: t.facts.UID, unit: unit, crashed: crashed, sure: sure, main: t.main, struck: t.struck, ended: t.endedMono}
+	r := recovery{id: t.id, newest: t.newest, pid: t.pid, name: t.displayName(), user: t.facts.User, uid: t.facts.UID, unit: unit, waits: waits, crashed: crashed, sure: sure, main: t.main, struck: t.struck, ended: t.endedMono}
 	if t.state != Ended { // it is found gone just now
 		r.newest, r.ended = g.nextID, g.clock.last
 	}
 	why := t.untouchable()
-	if why == "" && crashed && !sure && !isService(unit) { // which would know
+	if why == "" && crashed && !sure && !isService(unit) && !waits { // which would know
 		why = "nobody knows whether it crashed"
 	}
 	if why != "" {
@@ -122,12 +136,15 @@ func (g *Guard) planRecovery(ix int32, crashed, sure bool) {
 	if r.look = !b.left(p.Window, p.Attempts, r.at); r.look {
 		r.at = g.clock.attn + g.cfg.Recovery.Wait
 	}
+	if waits {
+		r.at, r.look = g.clock.attn+g.waitsApart(), false
+	}
 	for i := range g.holds { // one for its pid ends with it; the others are looked at when its time has come
 		if h := &g.holds[i]; h.id == t.id {
 			r.held = h.until
 		}
 	}
-	if keyOf(p, r.name, r.unit).unit != "" { // one that is given up is enough for each unit
+	if r.key(p).unit != "" { // one that is given up is enough for each unit
 		g.pending = slices.DeleteFunc(g.pending, func(o recovery) bool {
 			same := o.parked && o.name == r.name && o.unit == r.unit
 			if same {
@@ -154,7 +171,7 @@ func (o MainProcess) apply(g *Guard) {
 // remember has systemd keep what it knows about the unit of a recovery, for as long as
 // that waits: who has started and stopped it meanwhile wants it to be down.
 func (g *Guard) remember(r *recovery, keep bool) {
-	if isService(r.unit) {
+	if isService(r.unit) && !r.waits {
 		g.decide(RememberUnit{Unit: r.unit, Over: !keep})
 	}
 }
@@ -222,10 +239,20 @@ func (g *Guard) proceed(r *recovery) bool {
 	barred, held := g.barred(r)
 	switch {
 	case r.next > len(p.Then) && g.proven(r), p.Restart == config.RestartNone, barred != "": // by now
-		if r.next == 0 {
+		if r.next == 0 && !r.waits {
 			g.leftDown(r, cmp.Or(barred, "its rule says so by now"))
 		}
 		return false
+	case g.acting && r.waits && r.next == 0 && g.succeeded(r): // a hold begins late, if it is long
+		return g.takeRound(r, &p) && g.proceed(r)
+	case r.waits && r.next == 0 && g.clock.last-r.ended >= thenLate:
+		if g.acting { // and has looked
+			g.leftDown(r, fmt.Sprintf("nobody has started it again for %s", seconds(thenLate)))
+		}
+		return false
+	case r.waits && r.next == 0:
+		r.at = g.clock.attn + g.waitsApart()
+		return true
 	case !g.acting || held: // as was ordered; nothing is lost
 		r.at = g.clock.attn + g.cfg.Recovery.Wait
 		return true
@@ -246,6 +273,9 @@ func (g *Guard) proceed(r *recovery) bool {
 	r.under, r.look, r.at = true, false, never
 	return true
 }
+
+// waitsApart is the time between two looks for who takes the place of what ended.
+func (g *Guard) waitsApart() time.Duration { return min(g.cfg.Recovery.Wait, looksApart) }
 
 // question numbers the question about a recovery: another may be about the same unit, and
 // a process with the same number.
@@ -298,6 +328,7 @@ func (r *recovery) save(w *writer) {
 	w.dur(r.held)
 	w.u32(uint32(r.looks))
 	w.u32(uint32(r.next))
+	w.flag(r.waits)
 	w.flag(r.look)
 	w.flag(r.under)
 	w.flag(r.parked)
@@ -319,13 +350,16 @@ func (g *Guard) restoreRecoveries(r *reader) {
 	attn := g.clock.attn
 	for n := r.count(maxRecoveries); n > 0 && !r.bad; n-- {
 		x := recovery{at: r.upTo(never), id: TargetID(r.u64()), newest: TargetID(r.u64()), pid: int32(r.u32()), name: r.str(), user: r.str(), uid: r.u32(), unit: r.str(), crashed: r.flag(), sure: r.flag(), main: r.flag(),
-			struck: r.upTo(g.clock.last), ended: r.upTo(g.clock.last), held: r.upTo(maxTime), looks: r.count(maxLooks), next: r.count(maxThen), look: r.flag(), under: r.flag(), parked: r.flag(), started: r.flag(), as: r.str(), taken: r.flag(), start: r.upTo(attn), back: r.upTo(g.clock.last)}
+			struck: r.upTo(g.clock.last), ended: r.upTo(g.clock.last), held: r.upTo(maxTime), looks: r.count(maxLooks), next: r.count(maxThen), waits: r.flag(), look: r.flag(), under: r.flag(), parked: r.flag(), started: r.flag(), as: r.str(), taken: r.flag(), start: r.upTo(attn), back: r.upTo(g.clock.last)}
 		for k := r.count(maxFollowed); k > 0 && !r.bad; k-- {
 			x.beside = append(x.beside, r.str())
 		}
 		x.caused, x.lost, x.problem = r.flag(), r.flag(), r.str()
 		if x.under { // the answer was lost with the daemon: ask again
 			x.under, x.at, x.lost, x.look = false, attn, x.taken, !x.taken
+		}
+		if x.waits && x.next == 0 { // a new daemon takes a while to see who is there
+			x.at = max(x.at, attn+thenKept)
 		}
 		if x.parked != (x.at == never) {
 			r.bad = true

@@ -59,6 +59,8 @@ type owing struct {
 	at   time.Duration // when that began
 	due  time.Duration // attention time
 	then int           // who is next
+
+	waits bool // somebody else starts it again, and then those after it are to be restarted
 }
 
 // plain says whether a process has one name only, which nobody else had a hand in.
@@ -86,6 +88,19 @@ func (s *sim) barred(p *proc, name string) bool {
 		}
 	}
 	return false
+}
+
+// elsewhere says whether somebody else starts a process again.
+func elsewhere(p *proc, policy *config.Policy) bool {
+	return p.facts.Parent == "procctl" || !isService(p.facts.Unit) && policy.Restart == config.RestartUnit
+}
+
+// keyOfRound is the account of the restarts of those after a process.
+func keyOfRound(p *proc, policy *config.Policy) [2]string {
+	if elsewhere(p, policy) {
+		return [2]string{"", nameOfPlain(p)}
+	}
+	return keyFor(policy, p.facts.Unit, nameOfPlain(p))
 }
 
 func keyFor(p *config.Policy, unit, name string) [2]string {
@@ -182,8 +197,8 @@ func (s *sim) asksForStart(d RestoreUnit) {
 		s.failf("order", "%d (%s) is to be started, which an order holds", p.pid, d.Name)
 	case h.heldUntil > s.now && !h.freed:
 		s.failf("order", "%d is to be started, and was held until %v", p.pid, h.heldUntil-1000*sec)
-	case p.facts.Parent == "procctl":
-		s.failf("start", "%d is to be started, which is procctl's", p.pid)
+	case p.facts.Parent == "procctl" || elsewhere(p, policy) && s.reloaded == 0 && d.PID != 0:
+		s.failf("start", "%d is to be started, which somebody else does", p.pid)
 	case policy.Restart == config.RestartNone:
 		s.failf("start", "%d is to be started, whose rule says none", p.pid)
 	case (d.Command != nil) != (policy.Restart == config.RestartCommand):
@@ -403,13 +418,16 @@ func (s *sim) ends(p *proc, name EventName) {
 	}
 	policy := s.policyOf(nameOfPlain(p))
 	crashed := name == EvExited
-	inUnit := isService(p.facts.Unit)
 	switch {
-	case policy.Restart == config.RestartNone, p.facts.Parent == "procctl", s.barred(p, nameOfPlain(p)):
+	case policy.Restart == config.RestartNone, s.barred(p, nameOfPlain(p)):
 		return
 	case crashed && (policy.Action == config.ActionReport || h.really == EndedWell):
 		return
-	case !inUnit && policy.Restart == config.RestartUnit:
+	case elsewhere(p, policy):
+		if len(policy.Then) > 0 && len(s.followed) == 0 { // nobody knows what those that follow have to do with it
+			h.owed, h.owedIn = true, s.restarts
+			s.owings = append(s.owings, owing{p: p, key: keyOfRound(p, policy), at: s.now, due: s.attn + s.longest(), waits: true})
+		}
 		return
 	case crashed && policy.Restart == config.RestartCommand && (s.statuses == 3 || h.noticed == 0 || h.noticedIn != s.restarts):
 		return // nobody knows whether it crashed
@@ -468,11 +486,11 @@ func (s *sim) asksForFollower(d RestartUnit) {
 		case d.Unit == p.facts.Unit:
 			s.failf("then", "%s is restarted after itself", d.Unit)
 		case first && s.restarts == 0 && s.reloaded == 0:
-			switch a := s.account(keyFor(policy, p.facts.Unit, nameOfPlain(p))); {
+			switch a := s.account(keyOfRound(p, policy)); {
 			case a.lastOf(h.id) >= 0:
 			case a.renewed >= h.endedAt:
 				a.doubt = true // whether the round was begun before
-			case policy.Restart == config.RestartCommand: // somebody else has started it again
+			case policy.Restart == config.RestartCommand, elsewhere(p, policy): // somebody else has started it again
 				s.take(a, h.id, policy)
 			default:
 				s.failf("budget", "%s is restarted after %s (%s), which costs no start", d.Unit, d.After, nameOfPlain(p))
@@ -485,7 +503,7 @@ func (s *sim) asksForFollower(d RestartUnit) {
 		if then <= h.then && h.thenIn == s.restarts && s.reloaded < h.endedAt {
 			s.failf("then", "%s is restarted once more after %s", d.Unit, d.After)
 		}
-		if !h.settled && policy.Restart != config.RestartCommand && s.restarts == 0 && s.reloaded == 0 {
+		if !h.settled && policy.Restart != config.RestartCommand && !(elsewhere(p, policy) && s.another(p)) && s.restarts == 0 && s.reloaded == 0 {
 			s.failf("then", "%s is restarted after %s, which has not come back", d.Unit, d.After)
 		}
 		h.then, h.thenIn = then, s.restarts
@@ -559,6 +577,10 @@ func (s *sim) saysOfStarts(e *Event) {
 			s.account([2]string{"", e.Process}).doubt = true // this may have been the first of a round
 			for i := range s.owings {
 				o := &s.owings[i]
+				if o.p.pid == e.PID && o.waits {
+					s.owings = slices.Delete(s.owings, i, i+1)
+					break
+				}
 				if o.p.pid == e.PID && o.then > 0 && s.policyOf(nameOfPlain(o.p)).Then[o.then-1] == e.Unit {
 					if o.then++; o.then > len(s.policyOf(nameOfPlain(o.p)).Then) {
 						s.owings = slices.Delete(s.owings, i, i+1)
@@ -617,6 +639,10 @@ func (s *sim) comeBack() {
 	for i := len(s.owings) - 1; i >= 0; i-- {
 		o := &s.owings[i]
 		policy := s.policyOf(nameOfPlain(o.p))
+		if o.waits {
+			s.waitsFor(i)
+			continue
+		}
 		switch {
 		case !plain(o.p), policy.Restart == config.RestartNone, policy.Restart == config.RestartUnit && !isService(o.p.facts.Unit), o.then == 0 && o.key != keyFor(policy, o.p.facts.Unit, nameOfPlain(o.p)),
 			o.then > len(policy.Then), s.barred(o.p, nameOfPlain(o.p)),
@@ -628,6 +654,21 @@ func (s *sim) comeBack() {
 		case s.attn > o.due:
 			s.failf("not started", "%d (%s, %s, follower %d) ended %v ago", o.p.pid, nameOfPlain(o.p), o.p.facts.Unit, o.then, s.now-o.p.past.endedAt)
 		}
+	}
+}
+
+// waitsFor checks that those are restarted whose rule names them after what somebody else has started again.
+func (s *sim) waitsFor(i int) {
+	o := &s.owings[i]
+	h := &o.p.past
+	switch policy := s.policyOf(nameOfPlain(o.p)); {
+	case !plain(o.p), !elsewhere(o.p, policy), policy.Restart == config.RestartNone, len(policy.Then) == 0, s.barred(o.p, nameOfPlain(o.p)),
+		s.reloaded > h.endedAt, s.now-h.endedAt > thenLate-s.longest(), s.account(o.key).given:
+		s.owings = slices.Delete(s.owings, i, i+1)
+	case !s.acts || !s.actsKnown || len(s.orders) > 0 || h.heldUntil > s.now || len(s.questions) > 0 || !s.replaced(o.p):
+		o.due = max(o.due, s.attn+s.longest())
+	case s.attn > o.due:
+		s.failf("not restarted", "who follows %d (%s), who came back; it ended %v ago", o.p.pid, nameOfPlain(o.p), s.now-h.endedAt)
 	}
 }
 

@@ -175,6 +175,13 @@ func (s *sim) exiting(p *proc, clean bool) {
 		p.late = h.really
 	}
 	u := h.unit
+	if u == nil && p.facts.Parent == "procctl" {
+		s.in(time.Duration(1+h.c>>7&7)*sec, func() {
+			if pid := s.freePid(); pid >= 0 && len(s.tables) > 0 {
+				s.launch(pid, h.b, h.c&^(15<<3))
+			}
+		})
+	}
 	if u == nil || u.main != p {
 		return
 	}

@@ -1,6 +1,7 @@
 package guard
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -42,7 +43,7 @@ func (w *world) member(pid int32, name, unit string) *proc {
 // TestThenBudget: a round of restarts counts as a start also when somebody else has started what ended; when there is none
 // left, there is no round, and it is said once.
 func TestThenBudget(t *testing.T) {
-	for _, by := range []string{"systemd", "command"} {
+	for _, by := range []string{"systemd", "command", "procctl"} {
 		t.Run(by, func(t *testing.T) {
 			w := newWorld(t, func(c *config.Config) {
 				r := config.Rule{Then: []string{"b.service"}, Recovery: config.RuleRecovery{Attempts: 2, Window: time.Hour}}
@@ -55,7 +56,9 @@ func TestThenBudget(t *testing.T) {
 			w.onGlance = w.onRestore
 			p := w.member(200, "c", "c.service")
 			for i := range int32(40) {
-				w.run(20 * sec)
+				if w.run(20 * sec); by == "procctl" {
+					p.facts.Parent = by
+				}
 				p.exit(false)
 				w.run(3 * sec)
 				p = w.member(201+i, "c", "c.service")
@@ -65,6 +68,105 @@ func TestThenBudget(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestThenElsewhere: what somebody else starts again is waited for, where a rule names units after it, and never started.
+func TestThenElsewhere(t *testing.T) {
+	back := []string{"b.service", "d.service"}
+	for name, tt := range map[string]struct {
+		unit, parent string
+		ending       Ending // EndedUnknown: as on old kernels
+		hangs        bool
+		none         bool // it has no such units
+		rule         config.Rule
+		during       func(w *world) // once it has ended
+		comes        time.Duration  // after its end
+		as           string         // another name
+		want         []string
+		left         int
+	}{
+		"procctl, in a service":   {unit: "site.service", parent: "procctl", ending: EndedBadly, comes: 10 * sec, want: back},
+		"procctl, ended by us":    {unit: "site.service", parent: "procctl", hangs: true, comes: 40 * sec, want: back},
+		"procctl, in a session":   {unit: "session-1.scope", parent: "procctl", comes: 10 * sec, want: back},
+		"procctl, with a command": {parent: "procctl", ending: EndedBadly, rule: config.Rule{Restart: config.RestartCommand, Command: command}, comes: 10 * sec, want: back},
+		"a start script":          {unit: "session-1.scope", parent: "sh", ending: EndedBadly, comes: 10 * sec, want: back},
+		"a start script, no unit": {comes: 10 * sec, want: back},
+		"late":                    {parent: "procctl", comes: 9 * time.Minute, want: back},
+		"too late":                {parent: "procctl", comes: 12 * time.Minute, left: 1},
+		"another name":            {parent: "procctl", comes: 10 * sec, as: "x", left: 1},
+		"ended well":              {parent: "procctl", ending: EndedWell, comes: 10 * sec},
+		"names none":              {parent: "procctl", none: true, comes: 10 * sec},
+		"none":                    {parent: "procctl", rule: config.Rule{Restart: config.RestartNone}, comes: 10 * sec},
+		"report":                  {parent: "procctl", rule: config.Rule{Action: config.ActionReport}, comes: 10 * sec},
+		"over a restart":          {parent: "procctl", comes: 30 * sec, want: back, during: func(w *world) { w.run(15 * sec); w.restart() }},
+		"protected":               {parent: "procctl", comes: 10 * sec, rule: config.Rule{Match: config.Match{Unit: "safe.service"}}, unit: "safe.service"},
+		"no guard for long": {parent: "procctl", comes: 10 * sec, want: back, during: func(w *world) {
+			w.run(8900 * ms)
+			w.g.pending[0].ended -= thenLate
+			w.restart()
+		}},
+		"names none by now":         {parent: "procctl", comes: 10 * sec, during: func(w *world) { w.reload(func(c *config.Config) { c.Rules = nil }) }},
+		"protected by now":          {parent: "procctl", comes: 10 * sec, during: func(w *world) { w.reload(func(c *config.Config) { c.Protect.Names = []string{"c"} }) }},
+		"stopped, and never back":   {unit: "site.service", parent: "procctl", comes: time.Hour, left: 1},
+		"held":                      {parent: "procctl", comes: 10 * sec, during: func(w *world) { w.hold(HoldOrder{Name: "c", For: 5 * time.Minute}) }, want: back},
+		"held for too long":         {parent: "procctl", comes: 10 * sec, during: func(w *world) { w.hold(HoldOrder{Name: "c", For: 30 * time.Minute}) }},
+		"an order begins them anew": {parent: "procctl", comes: 10 * sec, during: func(w *world) { _, _ = w.g.Recover("*", "op") }, want: back},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tt.rule.Match.Name = "c"
+			if !tt.none {
+				tt.rule.Then = back
+			}
+			w := newWorld(t, func(c *config.Config) {
+				c.Rules, c.Protect.Units = []config.Rule{tt.rule}, []string{"safe.service"}
+			})
+			p := w.client(110, "c", 5, 2*sec)
+			p.facts.Unit, p.facts.Parent, p.ending = tt.unit, tt.parent, tt.ending
+			w.run(10 * sec)
+			w.in(tt.comes, func() {
+				q := w.client(111, cmp.Or(tt.as, "c"), 5, 2*sec)
+				q.facts.Unit, q.facts.Parent = tt.unit, tt.parent
+			})
+			if tt.hangs {
+				p.hang()
+			} else {
+				p.exit(false)
+			}
+			w.run(sec)
+			if tt.during != nil {
+				tt.during(w)
+			}
+			w.run(time.Hour)
+			if got := w.followers(); !slices.Equal(got, tt.want) || len(w.find(EvLeftDown, 110)) != tt.left || len(w.g.pending) > 0 {
+				t.Errorf("restarted: %q, want %q; left down %d times, want %d; %+v\n%s", got, tt.want, len(w.find(EvLeftDown, 110)), tt.left, w.g.pending, w)
+			}
+			for _, d := range w.asked {
+				switch d.(type) {
+				case RestoreUnit, LookAtStarted:
+					t.Errorf("%+v", d)
+				}
+			}
+		})
+	}
+	t.Run("one budget for each name", func(t *testing.T) {
+		w := newWorld(t, func(c *config.Config) {
+			c.Rules = []config.Rule{{Then: []string{"b.service"}, Recovery: config.RuleRecovery{Attempts: 1, Window: time.Hour}}}
+		})
+		names := []string{"c", "d", "e"}
+		for round := range 2 {
+			for i, name := range names {
+				if p := w.procs[int32(110+i)]; p != nil {
+					p.exit(false)
+				}
+				p := w.member(int32(110+10*round+i), name, "site.service")
+				p.facts.Parent = "procctl"
+			}
+			w.run(20 * sec)
+		}
+		if n := len(w.followers()); n == 0 || len(w.find(EvGaveUp, 0)) > 0 || len(w.g.budgets) < len(names) {
+			t.Errorf("%d restarts\n%s", n, w)
+		}
+	})
 }
 
 // TestThenOnce: who ends by such a restart, in the unit that follows or in one that is restarted with it, begins no other

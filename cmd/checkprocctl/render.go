@@ -132,6 +132,9 @@ func modeColour(m control.Mode) colour {
 	return yellow
 }
 
+// faultsShown are listed in the status.
+const faultsShown = 5
+
 func (p *printer) status(s control.Status) {
 	mode := p.paint(modeColour(s.Mode), strings.ReplaceAll(clean(string(s.Mode)), "_", "-"))
 	if s.ModeReason != "" {
@@ -144,6 +147,16 @@ func (p *printer) status(s control.Status) {
 		files = clean(strings.Join(s.ConfigFiles, ", "))
 	}
 	p.field("configuration", "%s", files)
+	if s.RejectedUsec > 0 {
+		p.field("reload", "%s", p.paint(red, "rejected "+span(s.RejectedUsec)+" ago, what was read before stays in force"))
+		for i, f := range s.ConfigFaults {
+			if i == faultsShown {
+				p.field("", "and %s: checkprocctl diff", plural(int64(len(s.ConfigFaults)-i), "more fault"))
+				break
+			}
+			p.field("", "%s", clean(f.String()))
+		}
+	}
 	p.field("scans", "every %s; %s, last %s, longest %s", span(s.IntervalUsec), plural(s.Scan.Count, "scan"), span(s.Scan.LastUsec), span(s.Scan.MaxUsec))
 	registry := clean(s.Registry.Path) + ", " + size(s.Registry.Bytes)
 	if s.Registry.Path == "" {

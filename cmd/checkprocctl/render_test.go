@@ -185,7 +185,7 @@ func FuzzRender(f *testing.F) {
 			p.list([]control.Target{{Name: a, Unit: b, State: control.TargetState(a), Verdict: b, Reason: a, Hold: b, Recovery: a, Limits: []string{a, b}}})
 			p.findings([]control.Finding{{ID: a, Severity: control.Severity(b), Subject: a, Message: b, Advice: a}})
 			p.reload(control.ReloadResult{Changed: []string{a}, NeedsRestart: []string{b}})
-			p.status(control.Status{Version: a, Mode: control.Mode(b), ModeReason: a, ConfigFiles: []string{b},
+			p.status(control.Status{Version: a, Mode: control.Mode(b), ModeReason: a, ConfigFiles: []string{b}, RejectedUsec: 1, ConfigFaults: []control.Fault{{File: a, Line: 1, Key: b, Problem: a, Expected: b}},
 				Tables: []control.Table{{State: control.TableState(a), Problem: b}}, Features: []control.Feature{{Name: a, Since: b, Error: a + "!"}},
 				Registry: control.Registry{Path: a, Error: b}, Holds: []control.Hold{{Name: a, Reason: b, By: a}, {PID: 1, Reason: a, By: b}}, Recoveries: []control.Recovery{{Name: a, Unit: b}},
 				Throttled: []control.Throttle{{Unit: a, Has: b, Had: a}}})

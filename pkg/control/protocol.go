@@ -237,6 +237,9 @@ func (s *Server) method(ctx context.Context, c Caller, name string) (method, boo
 	case "GetStatus":
 		return method{call: func() (any, error) {
 			status, err := h.Status(ctx, c)
+			if !c.CanSeeAll { // they quote what perhaps not everybody may read
+				status.ConfigFaults = nil
+			}
 			return statusReply{fullStatus(status)}, err
 		}}, true
 	case "List":
@@ -343,7 +346,7 @@ func full[T any](list []T) []T {
 
 func fullStatus(s Status) Status {
 	s.ConfigFiles, s.Tables, s.Features, s.Holds = full(s.ConfigFiles), full(s.Tables), full(s.Features), full(s.Holds)
-	s.Recoveries, s.Throttled = full(s.Recoveries), full(s.Throttled)
+	s.Recoveries, s.Throttled, s.ConfigFaults = full(s.Recoveries), full(s.Throttled), full(s.ConfigFaults)
 	return s
 }
 

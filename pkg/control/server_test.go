@@ -252,12 +252,13 @@ func (r *raw) expectEnd() {
 
 func TestClientAndServer(t *testing.T) {
 	h := &fake{
-		status: Status{Version: "1.2.3", PID: 42, Mode: ModeActing, ConfigFiles: []string{"/etc/x.toml"},
-			Tables:     []Table{{ID: 7, Key: 0x5095, Size: 72000, Records: 1000, State: TableAttached}},
-			Features:   []Feature{{Name: "pidfd_open", Since: "5.3"}},
-			Holds:      []Hold{{Name: "ftp*", LeftUsec: 5, Reason: "debugged", By: "uid 0 (root, pid 7)", Targets: 2}},
-			Recoveries: []Recovery{{Name: "ftpd", Unit: "ftpd.service", GivenUp: true, Starts: 5, Attempts: 5, NextUsec: 7}},
-			Throttled:  []Throttle{{Unit: "greedy.service", Has: "CPUQuota=50%", Had: "CPUQuota=infinity"}}},
+		status: Status{Version: "1.2.3", PID: 42, Mode: ModeActing, ConfigFiles: []string{"/etc/x.toml"}, RejectedUsec: 7,
+			ConfigFaults: []Fault{{File: "/etc/x.toml", Line: 3, Column: 1, Key: "interval", Problem: "is 1h", Expected: "50ms to 10s"}},
+			Tables:       []Table{{ID: 7, Key: 0x5095, Size: 72000, Records: 1000, State: TableAttached}},
+			Features:     []Feature{{Name: "pidfd_open", Since: "5.3"}},
+			Holds:        []Hold{{Name: "ftp*", LeftUsec: 5, Reason: "debugged", By: "uid 0 (root, pid 7)", Targets: 2}},
+			Recoveries:   []Recovery{{Name: "ftpd", Unit: "ftpd.service", GivenUp: true, Starts: 5, Attempts: 5, NextUsec: 7}},
+			Throttled:    []Throttle{{Unit: "greedy.service", Has: "CPUQuota=50%", Had: "CPUQuota=infinity"}}},
 		targets:  []Target{{PID: 1, Slot: 3, Slots: []int{3}, Name: "<ftp> & more", State: StateGuarded, Rule: -1, Limits: []string{"threads 5 > 3: report"}}, {PID: 2, UID: 77}},
 		findings: []Finding{{ID: "mode", Severity: SeverityNote, PIDs: []int32{9}}},
 		result:   ReloadResult{Changed: []string{"interval"}},
@@ -573,7 +574,8 @@ func eventually(t *testing.T, what string, ok func() bool) {
 
 // TestRolesDecide: see TestWhoMay for the other methods.
 func TestRolesDecide(t *testing.T) {
-	h := &fake{targets: []Target{{PID: 1, UID: 0}, {PID: 2, UID: 1000}, {PID: 3, UID: 1001}}}
+	h := &fake{targets: []Target{{PID: 1, UID: 0}, {PID: 2, UID: 1000}, {PID: 3, UID: 1001}},
+		status: Status{RejectedUsec: 7, ConfigFaults: []Fault{{Problem: "secret"}}}}
 	s := &Server{config: ServerConfig{Handler: h}, limits: defaultLimits(), roles: &roles{ownUID: 990, now: time.Now,
 		lookup: func(name string) (uint32, bool) {
 			gid, ok := map[string]uint32{"steer": 50, "adm": 4}[name]
@@ -611,8 +613,12 @@ func TestRolesDecide(t *testing.T) {
 			if diff := cmp.Diff(tt.pids, pids); diff != "" {
 				t.Errorf("sees (-want +got):\n%s", diff)
 			}
-			if _, ok := do("GetStatus"); !ok {
-				t.Error("may not ask for the status")
+			status, ok := do("GetStatus")
+			if !ok {
+				t.Fatal("may not ask for the status")
+			}
+			if s := status.Parameters.(statusReply).Status; s.RejectedUsec != 7 || len(s.ConfigFaults) > 0 == seen.Partial {
+				t.Errorf("sees of a rejected reload %d, %+v", s.RejectedUsec, s.ConfigFaults)
 			}
 		})
 	}

@@ -63,7 +63,9 @@ type Status struct {
 	Mode         Mode       `json:"mode"`
 	ModeReason   string     `json:"mode_reason"` // empty while acting
 	IntervalUsec int64      `json:"interval_usec"`
-	ConfigFiles  []string   `json:"config_files"`
+	ConfigFiles  []string   `json:"config_files"`  // those in force, as they were when they were read
+	RejectedUsec int64      `json:"rejected_usec"` // how long ago the last reload was rejected, 0: it was not
+	ConfigFaults []Fault    `json:"config_faults"` // why, for callers that may see all
 	Tables       []Table    `json:"tables"`
 	Targets      Targets    `json:"targets"`
 	Counters     Counters   `json:"counters"`

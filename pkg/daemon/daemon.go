@@ -38,6 +38,7 @@ type Options struct {
 type Daemon struct {
 	opts     Options
 	cfg      *config.Config
+	sources  sources
 	sinks    *sinks
 	guard    *guard.Guard
 	poller   *process.Poller
@@ -148,7 +149,7 @@ func Run(ctx context.Context, opts Options) error {
 func start(opts Options) (*Daemon, error) {
 	cfg := opts.Config
 	d := &Daemon{
-		opts: opts, cfg: &cfg, begun: process.Now(),
+		opts: opts, cfg: &cfg, sources: sources{files: config.Files(opts.ConfigPath)}, begun: process.Now(),
 		held: map[guard.TargetID]*held{}, groups: map[guard.TargetID]*groupTarget{}, users: map[uint32]string{}, parents: map[int32]parent{},
 		ring: newRing(), lost: map[string]string{}, ending: make(chan struct{}), stopped: make(chan struct{}),
 	}

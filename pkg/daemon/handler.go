@@ -226,8 +226,8 @@ func (d *Daemon) status() control.Status {
 	s := control.Status{
 		Version: d.opts.Version, PID: int32(os.Getpid()), SinceUsec: (process.Now() - d.begun).Microseconds(),
 		Mode: control.ModeActing, ModeReason: why, IntervalUsec: d.cfg.Interval.Microseconds(),
-		ConfigFiles: config.Files(d.opts.ConfigPath),
-		Targets:     control.Targets{Total: n.Targets, Guarded: n.Guarded, Forming: n.Forming, Late: n.Late, Held: n.Held, Ladders: n.Ladders, Unverified: n.Unverified},
+		ConfigFiles: d.sources.files, ConfigFaults: d.sources.faults,
+		Targets: control.Targets{Total: n.Targets, Guarded: n.Guarded, Forming: n.Forming, Late: n.Late, Held: n.Held, Ladders: n.Ladders, Unverified: n.Unverified},
 		Counters: control.Counters{Condemned: int64(count.Condemned), Signalled: int64(count.Signalled), Killed: int64(count.Killed),
 			Recovered: int64(count.Recovered), Cleared: int64(count.Cleared), Unkillable: int64(count.Unkillable),
 			Gaps: int64(count.Gaps), Exits: int64(count.Exits), DroppedLogRecords: int64(d.sinks.dropped()),
@@ -239,6 +239,9 @@ func (d *Daemon) status() control.Status {
 	}
 	if !acts {
 		s.Mode = control.ModeObserving
+	}
+	if d.sources.rejected > 0 {
+		s.RejectedUsec = max((process.Now() - d.sources.rejected).Microseconds(), 1)
 	}
 	for _, v := range d.guard.Holds() {
 		s.Holds = append(s.Holds, holdOf(v))

@@ -7,11 +7,20 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/checkprocd/checkprocd/pkg/config"
 	"github.com/checkprocd/checkprocd/pkg/control"
 	"github.com/checkprocd/checkprocd/pkg/guard"
+	"github.com/checkprocd/checkprocd/pkg/process"
 )
+
+// sources says where the configuration in force comes from.
+type sources struct {
+	files    []string
+	rejected time.Duration   // when the last reload was, 0: it was not
+	faults   []control.Fault // why
+}
 
 // reload reads the configuration anew and puts it in force: validate, compare,
 // switch. A faulty one changes nothing. who is for the record.
@@ -20,13 +29,16 @@ func (d *Daemon) reload(ctx context.Context, who string) (control.ReloadResult, 
 	defer d.reloading.Unlock()
 	d.notify.Reloading()
 	next, err := config.Load(d.opts.ConfigPath)
+	files := config.Files(d.opts.ConfigPath)
 	if err != nil {
+		refused := rejected(err)
 		text := fmt.Sprintf("configuration rejected (reload by %s), the running one stays in force:\n%v", who, err)
 		_ = d.inLoop(ctx, func() {
+			d.sources.rejected, d.sources.faults = process.Now(), refused.Faults
 			d.say(evConfigRejected, guard.LevelError, who, text)
 			d.notify.Ready(statusLine(d.tally, d.notActing()))
 		})
-		return control.ReloadResult{}, rejected(err)
+		return control.ReloadResult{}, refused
 	}
 	if d.opts.Override != nil {
 		d.opts.Override(&next)
@@ -38,6 +50,7 @@ func (d *Daemon) reload(ctx context.Context, who string) (control.ReloadResult, 
 			d.switchLog(sinks)
 		}
 		result = d.switchTo(next, who)
+		d.sources = sources{files: files}
 		if logErr != nil {
 			d.degraded("log", fmt.Sprintf("log: %v; the earlier one stays in use", logErr))
 		}
@@ -74,12 +87,13 @@ func (d *Daemon) switchLog(next *sinks) {
 	d.side(was.close)
 }
 
-func rejected(err error) error {
+func rejected(err error) *control.Rejected {
+	out := &control.Rejected{}
 	var faults *config.Faults
 	if !errors.As(err, &faults) {
-		return err
+		out.Faults = []control.Fault{{Problem: err.Error()}}
+		return out
 	}
-	out := &control.Rejected{}
 	for _, f := range faults.List {
 		out.Faults = append(out.Faults, control.Fault{File: f.File, Line: f.Line, Column: f.Column, Key: f.Key, Problem: f.Problem, Expected: f.Expected})
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -254,9 +255,25 @@ func TestReload(t *testing.T) {
 	if !errors.As(err, &rejected) || len(rejected.Faults) != 2 || rejected.Faults[0].Line == 0 {
 		t.Errorf("reload: %v", err)
 	}
-	if s, err := g.dial().Status(t.Context()); err != nil || s.IntervalUsec != 100_000 {
-		t.Errorf("the interval is %d µs, %v", s.IntervalUsec, err)
+	// The status says what is in force, not what lies there now, and that the last word was not taken.
+	if err := os.Remove(g.path); err != nil {
+		t.Fatal(err)
 	}
+	if s, err := g.dial().Status(t.Context()); err != nil || s.IntervalUsec != 100_000 || !slices.Equal(s.ConfigFiles, []string{g.path}) ||
+		s.RejectedUsec <= 0 || !slices.Equal(s.ConfigFaults, rejected.Faults) {
+		t.Errorf("the status is %+v, %v", s, err)
+	}
+	asUID(1001, func() {
+		c, err := control.Dial(g.cfg.Control.Socket)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer c.Close()
+		if s, err := c.Status(t.Context()); err != nil || s.RejectedUsec <= 0 || len(s.ConfigFaults) > 0 {
+			t.Errorf("to others the status is %+v, %v", s, err)
+		}
+	})
 
 	c.Control.ReadGroup = "auditors"
 	c.Rules = []config.Rule{
@@ -268,6 +285,9 @@ func TestReload(t *testing.T) {
 	result, err := g.dial().Reload(t.Context())
 	if err != nil || len(result.Changed) == 0 || len(result.NeedsRestart) != 0 {
 		t.Errorf("reload: %+v, %v", result, err)
+	}
+	if s, err := g.dial().Status(t.Context()); err != nil || s.RejectedUsec != 0 || len(s.ConfigFaults) > 0 || !slices.Equal(s.ConfigFiles, []string{g.path}) {
+		t.Errorf("after a good reload the status is %+v, %v", s, err)
 	}
 	if e := g.await(want{event: evDegraded, reason: "control.group"}); !strings.Contains(e.Message, `no group "auditors"`) {
 		t.Error(e.Message)

@@ -471,7 +471,7 @@ func anyConfig(t *rapid.T) Config {
 			r.Command = &Command{Args: args.Draw(t, "command"), User: rapid.SampledFrom([]string{"", "idc", "1000"}).Draw(t, "as")}
 		}
 		if rapid.Bool().Draw(t, "has then") {
-			r.Then = rapid.SliceOfN(rapid.StringMatching(`[a-z0-9:_.\\-][a-z@-]{0,10}x\.(service|target)`), 1, 5).Draw(t, "then")
+			r.Then = rapid.SliceOfNDistinct(rapid.StringMatching(`[a-z0-9:_.\\-][a-z@-]{0,10}x\.(service|target)`), 1, 5, rapid.ID[string]).Draw(t, "then")
 		}
 		if rapid.Bool().Draw(t, "has recovery") {
 			r.Recovery = RuleRecovery{rapid.IntRange(0, maxAttempts).Draw(t, "attempts"), between(time.Second, maxPause, "window")}

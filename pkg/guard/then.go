@@ -32,6 +32,7 @@ type followed struct {
 	unit string
 	from time.Duration // when that was asked for
 	over time.Duration // when it was answered; never: it is under way
+	seen time.Duration // until when a new daemon sees who has ended by then
 }
 
 // fallen is a name of a process that ended in a unit that a rule has restarted after
@@ -56,7 +57,7 @@ func (g *Guard) followedBeside(t *target) []string {
 		at = g.clock.attn
 	}
 	for i := range g.followed {
-		if f := &g.followed[i]; at >= f.from && (f.over == never || at <= f.over+thenEcho) {
+		if f := &g.followed[i]; at >= f.from && (f.over == never || at <= max(f.over+thenEcho, f.seen)) {
 			units = append(units, f.unit)
 		}
 	}
@@ -74,7 +75,7 @@ func (g *Guard) follow(unit string) {
 	if len(g.followed) >= maxFollowed {
 		g.followed = slices.Delete(g.followed, 0, 1)
 	}
-	g.followed = append(g.followed, followed{unit, g.clock.attn, never})
+	g.followed = append(g.followed, followed{unit: unit, from: g.clock.attn, over: never})
 }
 
 // followedTo notes that the restart of a unit is over, or that there was none.
@@ -339,7 +340,7 @@ func (g *Guard) restoreThen(r *reader) {
 	for n := r.count(maxFollowed); n > 0 && !r.bad; n-- {
 		f := followed{unit: r.str(), from: r.upTo(attn), over: r.upTo(never)}
 		if f.over >= attn-thenKept { // who has ended since is seen now
-			f.over = attn + thenKept
+			f.over, f.seen = min(f.over, attn), attn+thenKept
 		}
 		g.followed = append(g.followed, f)
 	}

@@ -278,6 +278,34 @@ func TestThenBeside(t *testing.T) {
 	}
 }
 
+// TestThenAfterRestarts: each daemon sees anew who has ended by a restart just before it began. Those before that are not
+// of now for it, however many daemons there were.
+func TestThenAfterRestarts(t *testing.T) {
+	for after, want := range map[time.Duration][]string{sec: {"b.service"}, 10 * sec: {"b.service", "e.service"}} {
+		w := newWorld(t, func(c *config.Config) {
+			c.Rules = []config.Rule{{Match: config.Match{Name: "c"}, Then: []string{"b.service"}}, {Match: config.Match{Name: "d"}, Then: []string{"e.service"}}}
+		})
+		d := w.member(350, "d", "b.service")
+		p := w.member(200, "c", "c.service")
+		w.run(10 * sec)
+		p.exit(false)
+		for len(w.followers()) == 0 {
+			w.run(100 * ms)
+		}
+		w.run(5 * sec)
+		w.restart()
+		if w.run(after); after > 5*sec {
+			w.restart()
+			w.run(3 * sec)
+		}
+		d.exit(false)
+		w.run(time.Minute)
+		if got := w.followers(); !slices.Equal(got, want) {
+			t.Errorf("%v after: %v\n%s", after, got, w)
+		}
+	}
+}
+
 // TestThenItself: a rule for many units may name one of them; that one is not restarted after itself.
 func TestThenItself(t *testing.T) {
 	w := newWorld(t, func(c *config.Config) {

@@ -277,6 +277,9 @@ func (g *Guard) within(ix int32, m *gauge, why string) {
 	e := g.sayLimit(ix, EvLimitOver, LevelNotice, m, "%s (limit %s): %s", m.what(), m.Text(m.Above), why)
 	g.told = append(g.told, e) // this may be between two steps
 	m.over, m.held, m.settled, m.why = false, 0, false, ""
+	if t := &g.targets[ix]; t.state == Braked && t.limited != "" && !t.limitStands(config.LimitLadder) { // and its silence is judged again
+		g.setAside(ix, "", 0)
+	}
 }
 
 // endForLimit begins to end a target that exceeds a limit: with all that belongs to a

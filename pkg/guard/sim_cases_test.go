@@ -57,6 +57,7 @@ func TestSimCases(t *testing.T) {
 		"a budget is another by other rules":               "0s host 0 0 14; 2.74s unit 0 33230 0; 0s slow-bus 4 0 0; 22.739s slow-bus 0 0 0; 5s reload 13 0 0; 52s reload 0 0 0",
 		"a follower fails just before a crash":             "0s host 0 0 12; 0s unit 0 22 0; 3s unit-crash 0 0 0; 3s slow-bus 4 0 0; 11s reload 14 0 0; 88ms refuse 0 106 0; 9.562s crash-daemon 2 0 0; 20s crash 0 0 0",
 		"begins anew, and somebody else has started it":    "0s host 0 0 13; 0s unit 0 398 15106; 2s bus 0 0 0; 0s unit-crash 0 0 0; 0s recover 0 0 0; 26s stall 0 0 0",
+		"hangs while the brake holds it for a limit":       "0s host 0 185 15; 0s unit 0 764 0; 0s unit 5 0 0; 1s use 0 42588 0; 14s hang 0 0 0",
 		"a silence beside the ladder for a limit is given": "0s host 0 0 15; 0s unit 0 17034 0; 3s use 0 56493 0; 7s crash-daemon 2 0 0; 0s unit-hang 0 0 0; 2s lock 0 0 0",
 	}
 	for name, text := range cases {

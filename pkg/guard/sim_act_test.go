@@ -274,6 +274,7 @@ func (s *sim) launch(pid int32, b, c uint16) *proc {
 	_, p.past.heir = s.g.byPID[pid]
 	for _, o := range s.held {
 		if o.pid == pid && o != p {
+			o.past.fooled = true // what this one writes may be taken for its own
 			s.hit(o, cellReuse)
 		}
 	}

@@ -53,6 +53,7 @@ type past struct {
 	byThen                                     bool          // its unit is restarted because another came back
 	fell                                       time.Duration // when its end was reported
 	fellIn                                     int
+	paid                                       bool          // its round of followers has cost a start
 	settled, owed                              bool          // what becomes of it is decided; it is to come back
 	settledIn, owedIn, then, thenIn, noticedIn int           // in which daemon
 	noticed                                    time.Duration // when its end was

@@ -135,8 +135,6 @@ func noDuty(s dutyState, k dutyCell) string {
 		return "nothing was asked, or a new daemon asks anew"
 	case s == recoveryThen && (k == dutyUp || k == dutyComing), s == recoveryLooks && k == dutyStarted:
 		return "that is no answer to what was asked"
-	case s == recoveryLooks && k == dutyComing:
-		return "what systemd starts by itself this guard does not"
 	case k == dutyFault && s != gaugeRestarts && s != gaugeThrottles, k == dutyDone && s != gaugeThrottles && !recovery:
 		return "nothing is asked for it, or its target has ended by then"
 	}
@@ -359,6 +357,12 @@ func duty(r *rand.Rand) schedule {
 	if r.IntN(2) == 0 {
 		d.list[0].b &^= 14
 	}
+	switch r.IntN(12) {
+	case 0:
+		return d.unending()
+	case 1:
+		return d.givenUp()
+	}
 	limits := d.list[0].c >= variantLimits
 	for range 1 + r.IntN(3) {
 		if d.rarely() && limits || d.list[0].c < variantLimits && r.IntN(3) == 0 {
@@ -368,10 +372,10 @@ func duty(r *rand.Rand) schedule {
 		d.act(actUnit, d.some(), d.program(), d.some()&^(15<<3))
 	}
 	d.wait(2*sec, 5*sec)
-	switch r.IntN(4) {
-	case 0:
+	switch r.IntN(8) {
+	case 0, 1:
 		d.unseen()
-	case 1, 2:
+	case 2, 3, 4, 5, 6:
 		if limits {
 			d.exceeds()
 		} else {
@@ -396,8 +400,76 @@ func (d *draft) unseen() {
 	d.act(actFlap, 0, 4|5<<3)
 	d.act(actUnitCrash, 0)
 	d.wait(5*sec, 30*sec)
-	d.happens(false)
+	if d.rarely() {
+		d.act(actUnitStop, 0, 2999) // and it is looked at meanwhile
+	} else {
+		d.operated()
+	}
 	d.wait(0, 10*sec)
+}
+
+// operated has something happen, often that a unit ends and that an operator is first to start it again.
+func (d *draft) operated() {
+	if !d.rarely() {
+		d.happens(false)
+		return
+	}
+	d.act(actUnitCrash, 0)
+	d.wait(0, sec)
+	d.act(actUnit, 0)
+}
+
+// unending has something happen to a limit that ends a target, and that target cannot be ended.
+func (d *draft) unending() schedule {
+	d.list[0].c = variantLimits
+	d.act(actStart, 0, d.program()&7|beats|1<<7|staysB)
+	d.next += 3 * sec
+	d.act(actUse, 0, 3<<2)
+	d.wait(6*sec, 30*sec)
+	switch d.r.IntN(9) {
+	case 0:
+		d.act(actRestart)
+	case 1:
+		d.act(actCrashDaemon, 2)
+	case 2:
+		d.act(actReload, variantLimits)
+	case 3, 4:
+		d.act(actHold, 0, d.one(0, 3), d.some())
+		d.wait(0, sec)
+		d.act(actUnhold)
+	case 5:
+		d.act(actLock, 0)
+		d.wait(0, 3*sec)
+		d.act(actLock, 1)
+	case 6:
+		d.act(actStall, d.one(5, 8))
+	case 7:
+		d.act(actUnsampled, 0)
+	case 8:
+		d.act(actUse, 0, 9)
+	}
+	d.wait(0, 5*sec)
+	d.happens(true)
+	return d.list
+}
+
+// givenUp has something happen to a unit that is given up, often that an operator starts it.
+func (d *draft) givenUp() schedule {
+	d.list[0].c = variantRecover
+	d.act(actUnit, 0, d.program()&^(7<<7)|1<<7, 0)
+	d.next += 3 * sec
+	d.act(actFlap, 0, 2<<3)
+	d.act(actUnitCrash, 0)
+	d.wait(22*sec, 60*sec)
+	if d.rarely() {
+		d.happens(false)
+		d.wait(0, 3*sec)
+	}
+	d.act(actUnit, 0)
+	d.wait(sec, 6*sec)
+	d.act(actUnitCrash, 0)
+	d.wait(0, 10*sec)
+	return d.list
 }
 
 // followed has something happen while those after a unit are restarted.
@@ -409,7 +481,7 @@ func (d *draft) followed() {
 	d.next += 3 * sec
 	d.act(actSlowBus, 4)
 	d.wait(3*sec, 25*sec)
-	d.happens(false)
+	d.operated()
 	d.act(actSlowBus)
 	d.wait(0, 10*sec)
 }
@@ -427,7 +499,11 @@ func (d *draft) exceeds() {
 	d.wait(2*sec, 4*sec)
 	d.act(actUse, 1, of|3<<2) // the first that runs
 	d.wait(7*sec, 12*sec)
-	d.happens(true)
+	if d.r.IntN(8) == 0 {
+		d.act(actCrashDaemon, 2)
+	} else {
+		d.happens(true)
+	}
 	if d.r.IntN(2) == 0 {
 		d.wait(0, 4*sec)
 		d.act(actUse, 0, of|d.one(0, 1, 2)<<2)

@@ -485,7 +485,8 @@ func (s *sim) asksForFollower(d RestartUnit) {
 			s.failf("then", "%s is restarted after %s, of which %d was ended by a restart of that kind", d.Unit, d.After, p.pid)
 		case d.Unit == p.facts.Unit:
 			s.failf("then", "%s is restarted after itself", d.Unit)
-		case first && s.restarts == 0 && s.reloaded == 0:
+		case first && !h.paid && s.restarts == 0 && s.reloaded == 0:
+			h.paid = true
 			switch a := s.account(keyOfRound(p, policy)); {
 			case a.lastOf(h.id) >= 0:
 			case a.renewed >= h.endedAt:
@@ -508,6 +509,12 @@ func (s *sim) asksForFollower(d RestartUnit) {
 		}
 		h.then, h.thenIn = then, s.restarts
 		s.owings = slices.DeleteFunc(s.owings, func(o owing) bool { return o.p == p })
+	} else {
+		for i, name := range simNames { // this may have cost a start of one of them
+			if h.names&(1<<i) != 0 {
+				s.account(keyFor(s.policyOf(name), p.facts.Unit, name)).doubt = true
+			}
+		}
 	}
 	s.questions = append(s.questions, question{ask: d.Ask, p: p, unit: d.Unit, then: then})
 	s.ladderBegan = true // the registry is written

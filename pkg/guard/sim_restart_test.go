@@ -7,8 +7,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/checkprocd/checkprocd/pkg/config"
 )
 
 // fate is what became of a process after a time.
@@ -95,19 +93,20 @@ func unitFateAfter(s *sim, u *fakeUnit, at time.Duration) unitFate {
 // unitDiffers compares what became of a unit. What had been asked of systemd, and had no answer, is asked anew: at once,
 // on a bus that may be quicker by now, so that what was started hangs, or fails, sooner or once more. And a unit that
 // was to be restarted for a limit is not, where the limit is kept meanwhile. Neither is compared.
-func unitDiffers(plain, other *sim, i int, at time.Duration) string {
-	u := plain.fakeUnits[i]
-	a, b := unitFateAfter(plain, u, at), unitFateAfter(other, other.fakeUnits[i], at)
+func unitDiffers(plain, other *sim, u *fakeUnit, at time.Duration) string {
+	v := other.unit(u.name)
+	if v == nil { // it came with somebody who came with one of the two only
+		return ""
+	}
+	a, b := unitFateAfter(plain, u, at), unitFateAfter(other, v, at)
 	forming := slices.ContainsFunc(plain.events, func(e logged) bool { // as far as the daemon before knew nobody had registered
 		return e.Name == EvRegistered && e.Unit == u.name && e.at >= at && slices.ContainsFunc(plain.all, func(p *proc) bool { return p.pid == e.PID && p.past.id == e.Target && p.past.beganAt <= at })
 	})
-	// Whether its crash is known before another of that name has come is a matter of moments.
-	byCommand := u.ran != nil && plain.policyOf(nameOfPlain(u.ran)).Restart == config.RestartCommand
 	moment := func(s *sim) bool { // its end is a matter of moments
 		return slices.ContainsFunc(s.events, func(e logged) bool { return e.isOfAMoment(at) && e.Unit == u.name })
 	}
 	switch asked := other.cutOff[u.name]; {
-	case asked, forming, moment(plain), moment(other), byCommand:
+	case asked, forming, moment(plain), moment(other):
 		return ""
 	case min(a.starts, b.starts) > plain.cfg.Recovery.Attempts: // of one that flaps, where its windows end
 		a.starts, b.starts = 0, 0
@@ -152,9 +151,9 @@ func TestSimRestart(t *testing.T) {
 		if how := differs(plain, other, other.restartedAt); how != "" {
 			t.Fatalf("schedule %d: %s\n%q\nwithout:\n%s\nwith:\n%s", n, how, list, plain.world, other.world)
 		}
-		for i := range plain.fakeUnits {
+		for _, u := range plain.fakeUnits {
 			units++
-			if how := unitDiffers(plain, other, i, other.restartedAt); how != "" {
+			if how := unitDiffers(plain, other, u, other.restartedAt); how != "" {
 				t.Fatalf("schedule %d: %s\n%q\nwithout:\n%s\nwith:\n%s", n, how, list, plain.world, other.world)
 			}
 		}

@@ -11,17 +11,36 @@ type aim struct {
 	what  cell
 }
 
-// aims are the cells that can be hit.
+// aims are the cells that can be hit: the more often the less often a try hits.
 var aims = func() (list []aim) {
 	for s := range numStates {
 		for k := range numCells {
-			if impossible(s, k) == "" {
+			if impossible(s, k) != "" {
+				continue
+			}
+			for range tries(s, k) {
 				list = append(list, aim{s, k})
 			}
 		}
 	}
 	return list
 }()
+
+// tries is how many times as often as others a cell is aimed at.
+func tries(s State, k cell) int {
+	switch {
+	case s == Waiting && k == cellProof, s == Held && (k == cellRejoin || k == cellBlock):
+		return 8
+	case s == Held && k == cellProof, s == Waiting && (k == cellBlock || k == cellStarve), s == Ladder && k == cellLockBack,
+		s == Ended && (k == cellWipe || k >= cellForge && k <= cellRename || k == cellHold || k == cellUnhold || k >= cellSignalled):
+		return 4
+	case s == Rereading, s == Unkillable && (k == cellRejoin || k == cellConsentLost || k == cellLoseTable):
+		return 3
+	case s == Waiting, s == Wiped && k <= cellRename, s == Unguarded && k <= cellRename, s == Ladder && k == cellUnhold, s == Braked && (k == cellLonger || k == cellShorter):
+		return 2
+	}
+	return 1
+}
 
 // draft is a schedule that is being written.
 type draft struct {
@@ -71,8 +90,9 @@ const (
 
 // steer draws a schedule that is to hit a cell: the first process is brought into
 // a state, and then it happens; what comes after is any.
-func steer(r *rand.Rand) schedule {
-	to := aims[r.IntN(len(aims))]
+func steer(r *rand.Rand) schedule { return steerTo(r, aims[r.IntN(len(aims))]) }
+
+func steerTo(r *rand.Rand, to aim) schedule {
 	d := &draft{r: r, list: schedule{drawHost(r)}}
 	d.list[0].a = 0 // an interval of 1 s
 	if r.IntN(2) == 0 {
@@ -185,6 +205,9 @@ func (d *draft) happen(to aim) {
 	if to.state == Rereading {
 		return
 	}
+	if to.state == Ladder && (to.what == cellLockBack || to.what == cellUnhold) { // which ends with the first of two, once its last word has come
+		d.act(actSlowWords, 2)
+	}
 	noRecord := to.state == Wiped || to.state == Unguarded
 	switch to.what {
 	case cellWipe, cellOverwrite, cellLonger, cellShorter, cellRename:
@@ -282,6 +305,13 @@ func (d *draft) answerIn(to aim) {
 			d.act(actWipe)
 		}
 		d.next += 25 * sec
+	case Waiting: // for want of an answer
+		d.list[0].c = 0
+		d.act(actStart, 0, 7) // 30 s
+		d.next += 20 * sec
+		d.act(actSlowMaps, 5)
+		d.act(actSlowProof, 5)
+		d.wait(40*sec, 60*sec)
 	case Unkillable:
 		d.list[0].c = variantAll
 		d.act(actStart, 0, staysB)

@@ -164,6 +164,13 @@ func (s *sim) exiting(p *proc, clean bool) {
 		return
 	}
 	h := &p.past
+	for _, tb := range s.tables { // what it wrote since the last look is seen yet
+		for i := range tb.records {
+			if r := &tb.records[i]; r.PID == p.pid {
+				s.named(p, r)
+			}
+		}
+	}
 	h.wiped, h.really = clean && !s.readOnly && s.recordOf(p) == nil, EndedBadly // where nothing can be written, nobody looks
 	if clean || h.shut {
 		h.really = EndedWell
@@ -415,10 +422,10 @@ func (s *sim) seenStarted(d LookAtStarted) RestoreDone {
 	switch {
 	case s.busDown:
 		o.Failed, o.Unasked, o.Reason = true, true, "the bus is away"
-	case u != nil && (u.main != nil || u.bare && u.state == unitActive), u == nil && p != nil && p.alive:
-		o.Up = true
 	case u != nil && (u.state == unitWaits || u.state == unitStopping):
 		o.Coming = true
+	case u != nil && (u.main != nil || u.bare && u.state == unitActive), u == nil && p != nil && p.alive:
+		o.Up = true
 	case u != nil && u.state == unitFailed, u == nil && p != nil && p.past.really == EndedBadly:
 		o.Failed, o.Reason = true, "it failed"
 	}

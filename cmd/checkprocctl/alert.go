@@ -13,15 +13,40 @@ import (
 func (a *app) alert(add func(use, short string, args cobra.PositionalArgs, do action) *cobra.Command) {
 	c := add("alert test", "Have the guard report a test, to see that alerts arrive", onlyTest, func(ctx context.Context, _ []string) error {
 		return a.ask(func(c *control.Client) error {
-			if err := c.AlertTest(ctx); err != nil {
+			tested, err := c.AlertTest(ctx)
+			if err != nil {
 				return err
 			}
-			return a.print(map[string]bool{"reported": true}, func(p *printer) {
-				p.line("reported; see journalctl CHECKPROC_EVENT=alert-test, and what receives the alerts")
-			})
+			told := alertTold{AlertTested: tested}
+			if tested.Followers == 0 && tested.Unit == "" {
+				told.Warning = "nobody is alerted: nothing follows the events (checkproc-alert would), and no alert.unit is started"
+			}
+			return a.print(told, func(p *printer) { p.alerted(told) })
 		})
 	})
 	c.ValidArgsFunction = cobra.FixedCompletions([]string{"test"}, cobra.ShellCompDirectiveNoFileComp)
+}
+
+// alertTold is the answer, as JSON.
+type alertTold struct {
+	control.AlertTested
+	Warning string `json:"warning"` // empty: none
+}
+
+func (p *printer) alerted(t alertTold) {
+	p.line("reported; see journalctl CHECKPROC_EVENT=alert-test, and what receives the alerts")
+	switch {
+	case t.Followers == 1:
+		p.line("1 program follows the events")
+	case t.Followers > 1:
+		p.line("%d programs follow the events", t.Followers)
+	}
+	if t.Unit != "" {
+		p.line("%s is started", clean(t.Unit))
+	}
+	if t.Warning != "" {
+		p.line("%s: %s", p.paint(yellow, "warning"), t.Warning)
+	}
 }
 
 func onlyTest(c *cobra.Command, args []string) error {

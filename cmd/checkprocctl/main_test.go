@@ -32,6 +32,7 @@ type scenario struct {
 	Faults   []control.Fault
 	Advice   []control.Advice
 	Diff     control.DiffResult
+	Alerted  control.AlertTested
 	Held     int    // targets that an order of any kind is about
 	Error    string // "busy", "not allowed", "not there", or the text of any other; for each method but Status
 }
@@ -103,9 +104,9 @@ func (h handler) Diff(_ context.Context, _ control.Caller, r control.DiffRequest
 	return h.scenario.Diff, h.fail()
 }
 
-func (h handler) AlertTest(context.Context, control.Caller) error {
+func (h handler) AlertTest(context.Context, control.Caller) (control.AlertTested, error) {
 	ordered("alert", "test")
-	return h.fail()
+	return h.Alerted, h.fail()
 }
 func (h handler) Follow(context.Context, control.Caller, string, func(control.Followed) error) error {
 	return h.fail()

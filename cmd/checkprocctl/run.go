@@ -125,6 +125,18 @@ func (a *app) command() *cobra.Command {
 	a.recover(add)
 	a.alert(add)
 	add("version", "The version of this program", noArgs, a.version)
+	root.InitDefaultCompletionCmd()
+	for _, c := range root.Commands() {
+		if c.Name() == "completion" { // left alone it answers a wrong shell with its help
+			c.Args = cobra.ArbitraryArgs
+			c.RunE = func(*cobra.Command, []string) error {
+				return usageError{errors.New("completion takes bash, zsh, fish or powershell")}
+			}
+			for _, shell := range c.Commands() {
+				shell.Args = noArgs
+			}
+		}
+	}
 	return root
 }
 
@@ -259,7 +271,10 @@ func (a *app) reload(ctx context.Context, _ []string) error {
 	defer c.Close()
 	result, err := c.Reload(ctx)
 	if err != nil {
-		return a.rejected(err)
+		if err = a.rejected(err); errors.As(err, new(*control.Rejected)) {
+			return fmt.Errorf("rejected, the running configuration stays in force: %w", err)
+		}
+		return err
 	}
 	return a.print(result, func(p *printer) { p.reload(result) })
 }

@@ -112,7 +112,7 @@ func TestDescriptionIsTheGoTypes(t *testing.T) {
 		"method Brake":     fields(t, brakeParameters{}) + " -> " + fields(t, brakeReply{}),
 		"method Advise":    "() -> " + fields(t, adviseReply{}),
 		"type Level":       enum(LevelInfo, LevelNotice, LevelWarning, LevelError),
-		"method AlertTest": "() -> ()",
+		"method AlertTest": "() -> " + fields(t, AlertTested{}),
 		"method Follow":    fields(t, followParameters{}) + " -> " + fields(t, Followed{}),
 		"error NoTarget":   fields(t, messageParameters{}),
 		"error NotAllowed": fields(t, reasonParameters{}),

@@ -22,7 +22,7 @@ type InvalidError struct {
 
 func (e *InvalidError) Error() string { return "invalid parameter: " + e.Parameter }
 
-// Rejected is the answer to a reload of a faulty configuration; the running one stays in force (io.checkproc.Rejected).
+// Rejected is the answer to a reload or a comparison of a faulty configuration; the running one stays in force (io.checkproc.Rejected).
 type Rejected struct {
 	Faults []Fault
 }
@@ -30,7 +30,7 @@ type Rejected struct {
 // Error has one line for each fault.
 func (e *Rejected) Error() string {
 	lines := make([]string, 0, len(e.Faults)+1)
-	lines = append(lines, "configuration rejected, the running one stays in force")
+	lines = append(lines, "the configuration has faults")
 	for _, f := range e.Faults {
 		lines = append(lines, f.String())
 	}

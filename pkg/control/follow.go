@@ -126,7 +126,14 @@ func (c *Client) Follow(ctx context.Context, cursor string, got func(Followed) e
 	}
 }
 
+// AlertTested says to whom a test of the alerts goes, besides the journal.
+type AlertTested struct {
+	Followers int    `json:"followers"` // of the events
+	Unit      string `json:"unit"`      // that alert.unit of the configuration starts; empty: none
+}
+
 // AlertTest has the daemon report an event that is delivered as all others are. Errors: ErrNotAllowed.
-func (c *Client) AlertTest(ctx context.Context) error {
-	return c.call(ctx, request{Method: Interface + ".AlertTest"}, &noParameters{})
+func (c *Client) AlertTest(ctx context.Context) (out AlertTested, err error) {
+	err = c.call(ctx, request{Method: Interface + ".AlertTest"}, &out)
+	return out, err
 }

@@ -265,7 +265,7 @@ func (s *Server) method(ctx context.Context, c Caller, name string) (method, boo
 				return fullDiff(result), err
 			}}, true
 	case "AlertTest":
-		return method{steer: true, call: func() (any, error) { return noParameters{}, h.AlertTest(ctx, c) }}, true
+		return method{steer: true, call: func() (any, error) { return h.AlertTest(ctx, c) }}, true
 	case "Reload":
 		return method{steer: true, call: func() (any, error) {
 			result, err := h.Reload(ctx, c)

@@ -112,10 +112,10 @@ func (f *fake) Diff(_ context.Context, c Caller, r DiffRequest) (DiffResult, err
 	return f.diff, f.err
 }
 
-func (f *fake) AlertTest(_ context.Context, c Caller) error {
+func (f *fake) AlertTest(_ context.Context, c Caller) (AlertTested, error) {
 	f.note("AlertTest")
 	f.ordered(c, "alert-test")
-	return f.err
+	return AlertTested{f.count, "alert@x.service"}, f.err
 }
 
 // Follow sends what the test has put into f.follow, and ends when that is closed.
@@ -298,7 +298,7 @@ func TestHandlerErrorsReachTheClient(t *testing.T) {
 		{fmt.Errorf("reload: %w", &Rejected{faults}), func(err error) bool {
 			var r *Rejected
 			return errors.As(err, &r) && cmp.Equal(r.Faults, faults)
-		}, "configuration rejected, the running one stays in force\n/etc/checkprocd/checkprocd.toml:3:1: interval: is 1h (expected 50ms to 10s)"},
+		}, "the configuration has faults\n/etc/checkprocd/checkprocd.toml:3:1: interval: is 1h (expected 50ms to 10s)"},
 		{fmt.Errorf("%w: only at night", ErrNotAllowed), func(err error) bool { return errors.Is(err, ErrNotAllowed) }, "not allowed: only at night"},
 		{ErrNotAllowed, func(err error) bool { return errors.Is(err, ErrNotAllowed) }, "not allowed"},
 		{fmt.Errorf("%w: pid 7 is no target", ErrNoTarget), func(err error) bool { return errors.Is(err, ErrNoTarget) }, "not there: pid 7 is no target"},
@@ -384,6 +384,9 @@ func TestOrders(t *testing.T) {
 	if n, err := c.Brake(ctx, BrakeStop); err != nil || n != 4 {
 		t.Errorf("Brake: %d, %v", n, err)
 	}
+	if x, err := c.AlertTest(ctx); err != nil || x != (AlertTested{4, "alert@x.service"}) {
+		t.Errorf("AlertTest: %+v, %v", x, err)
+	}
 	if r, err := c.Recover(ctx, "ftp*"); err != nil || r != (Recovered{4, 1}) {
 		t.Errorf("Recover: %+v, %v", r, err)
 	}
@@ -391,7 +394,7 @@ func TestOrders(t *testing.T) {
 	if diff := cmp.Diff(h.advice, advice); err != nil || diff != "" {
 		t.Errorf("Advise: %v\n%s", err, diff)
 	}
-	if diff := cmp.Diff([]any{request, Selector{Name: "ftp*"}, BrakeStop, "ftp*"}, h.orders); diff != "" {
+	if diff := cmp.Diff([]any{request, Selector{Name: "ftp*"}, BrakeStop, "alert-test", "ftp*"}, h.orders); diff != "" {
 		t.Errorf("handed on (-said +handed):\n%s", diff)
 	}
 }

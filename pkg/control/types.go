@@ -359,7 +359,7 @@ type Handler interface {
 	Advise(ctx context.Context, c Caller) ([]Advice, error)
 	Diff(ctx context.Context, c Caller, r DiffRequest) (DiffResult, error)
 	// AlertTest has the daemon report an event that is delivered as all others are.
-	AlertTest(ctx context.Context, c Caller) error
+	AlertTest(ctx context.Context, c Caller) (AlertTested, error)
 	// Follow sends events from cursor on until send fails, ctx ends or there will be no more; its ctx has no bound in time.
 	Follow(ctx context.Context, c Caller, cursor string, send func(Followed) error) error
 }

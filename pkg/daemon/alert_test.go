@@ -7,8 +7,13 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"github.com/rs/zerolog"
+
+	"github.com/checkprocd/checkprocd/pkg/config"
+	"github.com/checkprocd/checkprocd/pkg/control"
 	"github.com/checkprocd/checkprocd/pkg/guard"
 	"github.com/checkprocd/checkprocd/pkg/internal/nstest"
 )
@@ -78,4 +83,42 @@ func TestAlerter(t *testing.T) {
 	if n := len(m.calls()); n != most+1 {
 		t.Errorf("%d starts", n)
 	}
+}
+
+// TestAlertTest: the answer says who is told: each that follows, and the unit of alert.unit if there was room for it.
+func TestAlertTest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := config.Default()
+		d := &Daemon{ring: newRing(), cfg: &cfg, alerter: newAlerter(func(string) {}), stopped: make(chan struct{})}
+		d.log.set(zerolog.Nop())
+		d.mail.wake = func() {}
+		test := func(want control.AlertTested) {
+			t.Helper()
+			var got control.AlertTested
+			var err error
+			go func() { got, err = handler{d}.AlertTest(t.Context(), control.Caller{}) }()
+			synctest.Wait()
+			for _, letter := range d.mail.empty() {
+				letter()
+			}
+			synctest.Wait()
+			if err != nil || got != want {
+				t.Errorf("%+v, %v, want %+v", got, err, want)
+			}
+		}
+		test(control.AlertTested{})
+		_, leave, _ := d.ring.enter()
+		_, _, _ = d.ring.enter()
+		test(control.AlertTested{Followers: 2})
+		leave()
+		cfg.Alert.Unit = "tell@.service"
+		test(control.AlertTested{Followers: 1, Unit: `tell@alert\x2dtest.service`})
+		if asked := <-d.alerter.queue; asked != `tell@alert\x2dtest.service` {
+			t.Errorf("asked for %s", asked)
+		}
+		for range alertQueue {
+			d.alerter.ask("tell@other.service")
+		}
+		test(control.AlertTested{Followers: 1})
+	})
 }

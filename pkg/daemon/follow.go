@@ -100,6 +100,13 @@ func (r *ring) enter() (bell chan struct{}, leave func(), ok bool) {
 	}, true
 }
 
+// followers are those that get what is added now.
+func (r *ring) followers() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.bells)
+}
+
 // at finds the event that a cursor stands before. missed is -1 for a cursor of a
 // daemon that has ended: what it had, and this one no longer has, is lost.
 func (r *ring) at(cursor string) (next uint64, missed int64, err error) {
@@ -211,9 +218,14 @@ func (h handler) Follow(ctx context.Context, _ control.Caller, cursor string, se
 	return h.d.ring.follow(ctx, cursor, send)
 }
 
-func (h handler) AlertTest(ctx context.Context, c control.Caller) error {
+func (h handler) AlertTest(ctx context.Context, c control.Caller) (x control.AlertTested, err error) {
 	by := who(c)
-	return h.d.inLoop(ctx, func() {
+	err = h.d.inLoop(ctx, func() {
+		x.Followers = h.d.ring.followers()
 		h.d.say(evAlertTest, guard.LevelNotice, by, "a test of the alerts, by "+by)
+		if unit := h.d.cfg.Alert.Unit; unit != "" && h.d.alerter.left == 0 { // there was room for it
+			x.Unit = instance(unit, &guard.Event{Name: evAlertTest})
+		}
 	})
+	return x, err
 }

@@ -191,8 +191,8 @@ func TestFollowEvents(t *testing.T) {
 	c.Ladder.Steps[0].Wait = time.Second
 	g = launch(t, c)
 	g.await(want{event: guard.EvKilled, pid: m.pid})
-	if err := g.dial().AlertTest(t.Context()); err != nil {
-		t.Fatal(err)
+	if x, err := g.dial().AlertTest(t.Context()); err != nil || x != (control.AlertTested{}) {
+		t.Fatalf("nobody follows: %+v, %v", x, err)
 	}
 	g.await(want{event: evAlertTest, text: "uid 0"})
 	missed := int64(0)

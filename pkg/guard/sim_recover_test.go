@@ -688,7 +688,7 @@ func (s *sim) another(p *proc) bool {
 // replaced says whether somebody else has surely started again what ended: another of its name and user has registered since,
 // and nobody else of these has ended.
 func (s *sim) replaced(p *proc) bool {
-	alike := func(o *proc) bool { return o != p && o.past.names == p.past.names && o.facts.User == p.facts.User }
+	alike := func(o *proc) bool { return o != p && o.past.names&p.past.names != 0 && o.facts.User == p.facts.User }
 	return plain(p) && p.past.noticed > 0 &&
 		!slices.ContainsFunc(s.all, func(o *proc) bool { return alike(o) && !o.alive }) &&
 		slices.ContainsFunc(s.running, func(o *proc) bool {

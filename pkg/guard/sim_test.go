@@ -83,7 +83,7 @@ const (
 	simPids    = 12
 	simFirst   = 100 // the lowest pid
 	simSlots   = 16
-	simSettled = 20 * time.Minute // by then all is over that can be
+	simSettled = 30 * time.Minute // by then all is over that can be
 )
 
 // fault is what a run found wrong: the check that failed, and how.

@@ -84,6 +84,60 @@ func TestStoppedWhileDown(t *testing.T) {
 	})
 }
 
+// TestConflicts has operators start a standby while what it does not run beside is down and waits to be started again: the
+// standby runs on, alone. What is only wanted takes no part in that.
+func TestConflicts(t *testing.T) {
+	eachSystemd(t, func(t *testing.T, root string) {
+		files := Files{"/etc/checkprocd/conf.d/recovery.toml": "interval = \"200ms\"\nbrake.enabled = false\n" + noPressure + "[recovery]\nwait = \"5s\"\n"}
+		unit := func(name, head, text string) {
+			files["/etc/systemd/system/"+name+".service"] = "[Unit]\n" + head + strings.TrimPrefix(text, "[Unit]\n")
+		}
+		once := strings.Replace(service("/bin/true"), "Type=exec", "Type=oneshot", 1)
+		unit("own", "Conflicts=own-standby.service\n", service(beats("own")))
+		unit("own-standby", "", service("/bin/sleep infinity"))
+		unit("theirs", "", service(beats("theirs")))
+		unit("theirs-standby", "Conflicts=theirs.service\n", service("/bin/sleep infinity"))
+		unit("needs", "Requires=needs-side.service\nAfter=needs-side.service\n", service(beats("needs")))
+		unit("needs-side", "Conflicts=needs-standby.service\n", once)
+		unit("needs-standby", "", service("/bin/sleep infinity"))
+		unit("wants", "Wants=wants-side.service\n", service(beats("wants")))
+		unit("wants-side", "Conflicts=wants-standby.service\n", service("/bin/sleep infinity"))
+		unit("wants-standby", "", service("/bin/sleep infinity"))
+		m := bootInstalled(t, root, files)
+		m.startGuard()
+		all := []string{"own", "theirs", "needs", "wants"}
+		m.Run("systemctl start " + strings.Join(all, " "))
+		m.waitGuarded(len(all))
+		m.Run("checkprocctl pause --for 10m") // nothing is started before the standbys are
+		m.Run("systemctl kill --signal=SEGV --kill-who=main " + strings.Join(all, " "))
+		first := map[string]string{}
+		for _, name := range all {
+			m.awaitEvent("exited", Fields{"CHECKPROC_UNIT": name + ".service"})
+			m.WaitUnit(name, "failed")
+			m.Run("systemctl start " + name + "-standby")
+			first[name] = m.mainPID(name + "-standby")
+		}
+		m.Run("checkprocctl resume")
+		for name, why := range map[string]string{"own": "own-standby.service, which conflicts with it, is active", "theirs": "theirs-standby.service, which conflicts with it, is active",
+			"needs": "needs-standby.service, which conflicts with needs-side.service, which it needs, is active"} {
+			m.check(m.awaitEvent("left-down", Fields{"CHECKPROC_UNIT": name + ".service"}), Fields{"PRIORITY": "5", "CHECKPROC_REASON": why})
+			if pid := m.mainPID(name); pid != "0" {
+				t.Errorf("%s: %s runs beside what conflicts with it, as %s", root, name, pid)
+			}
+		}
+		m.awaitEvent("restored", Fields{"CHECKPROC_UNIT": "wants.service"})
+		m.WaitUnit("wants", "active")
+		for _, name := range all {
+			if pid := m.mainPID(name + "-standby"); pid != first[name] {
+				t.Errorf("%s: %s-standby was %s, is %s", root, name, first[name], pid)
+			}
+		}
+		if pid := m.mainPID("wants-side"); pid != "0" {
+			t.Errorf("%s: wants-side runs beside what conflicts with it, as %s", root, pid)
+		}
+	})
+}
+
 // TestInstances has instances of a socket hang and crash that starts one for each connection: they are ended, and nobody
 // starts them again.
 func TestInstances(t *testing.T) {

@@ -74,7 +74,11 @@ func (k *carrying) apply(ctx context.Context, unit string, of lived, a *attempt)
 	}
 	unwanted := ""
 	if before.Active == "failed" {
-		if unwanted, err = k.w.d.restorer.unwanted(limited, unit, before, before.Fell); err != nil {
+		unwanted, err = k.w.d.restorer.unwanted(limited, unit, before, before.Fell)
+		switch {
+		case errors.Is(err, systemd.ErrBusy):
+			return heldLook, nil
+		case err != nil:
 			return 0, err
 		}
 	}
@@ -101,8 +105,8 @@ func (k *carrying) apply(ctx context.Context, unit string, of lived, a *attempt)
 	if !restarted {
 		start := action == config.WatchRestart && a.asked == 0
 		var along []string
-		if action == config.WatchRestart {
-			if along, err = manager.Along(limited, before, before.Active != "failed"); err != nil {
+		if action == config.WatchRestart && before.Active != "failed" {
+			if along, err = k.along(limited, unit, before); err != nil {
 				return 0, err
 			}
 		}
@@ -160,6 +164,20 @@ func (k *carrying) apply(ctx context.Context, unit string, of lived, a *attempt)
 	files := k.files
 	k.w.d.mail.leave(func() { k.w.beginBlame(unit, files, k.spec.Blame, before.Restarts) })
 	return 0, nil
+}
+
+// along says who is stopped or restarted with a unit that is. An error says, too, that
+// another one runs that is not to run beside it.
+func (k *carrying) along(ctx context.Context, unit string, s systemd.UnitState) ([]string, error) {
+	manager := &k.w.d.restorer.units
+	rival, err := manager.Rival(ctx, unit, s)
+	if rival != "" {
+		err = errors.New(rival)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return manager.Along(ctx, s)
 }
 
 // took says and remembers that a unit has what the files held at the last look.

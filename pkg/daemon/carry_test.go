@@ -294,6 +294,38 @@ func TestCarryAgainstJobs(t *testing.T) {
 	}
 }
 
+// TestCarryBesideRival: a unit that has failed is not started for a change while another runs that conflicts with it, and
+// waits while that one is being stopped. One that is up beside it waits, too: its restart would stop the other.
+func TestCarryBesideRival(t *testing.T) {
+	if namespaces(t) {
+		return
+	}
+	c := carry(t, config.Watch{Action: config.WatchRestart}, "a.service", "b.service")
+	for _, unit := range []string{"a.service", "b.service"} {
+		c.m.set(unit, "loaded", "failed", 7)
+		c.m.mu.Lock()
+		c.m.units[unit]["ConflictedBy"] = dbus.MakeVariant([]string{"rival-" + unit})
+		c.m.mu.Unlock()
+	}
+	c.m.set("rival-a.service", "loaded", "active", 8)
+	c.m.set("rival-b.service", "loaded", "deactivating", 8)
+	c.write("1")
+	c.await(want{event: evConfigApplied, text: "a.service is failed: it takes its changed configuration (" + c.file + ") when it starts"})
+	c.asks()
+	c.m.set("rival-b.service", "loaded", "inactive", 8)
+	c.asks("start b.service")
+	c.m.set("b.service", "loaded", "active", 7)
+	c.m.set("rival-b.service", "loaded", "active", 8)
+	c.m.mu.Lock()
+	c.m.units["b.service"]["Conflicts"] = dbus.MakeVariant([]string{"rival-b.service"})
+	c.m.mu.Unlock()
+	c.write("2")
+	c.await(want{event: evConfigDelayed, text: "rival-b.service, which conflicts with it, is active"})
+	c.asks("start b.service")
+	c.m.set("rival-b.service", "loaded", "inactive", 8)
+	c.asks("start b.service", "restart b.service")
+}
+
 // TestCarryThatFails: a unit that does not come up with its new configuration is blamed, and started again as one that
 // crashed.
 func TestCarryThatFails(t *testing.T) {

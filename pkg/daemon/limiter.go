@@ -105,7 +105,14 @@ func (l *limiter) restart(x guard.RestartForLimit) limitJob {
 		if state.Active != "active" || state.Job {
 			return answer("it is " + state.Active + ", and that is somebody else's doing")
 		}
-		along, err := l.units.Along(ctx, state, true)
+		rival, err := l.units.Rival(ctx, x.Unit, state)
+		if err != nil {
+			return answer(err.Error())
+		} else if rival != "" {
+			done.Refused = true
+			return answer(rival)
+		}
+		along, err := l.units.Along(ctx, state)
 		if err != nil {
 			return answer(err.Error())
 		}

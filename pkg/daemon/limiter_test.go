@@ -50,10 +50,12 @@ func TestLimiter(t *testing.T) {
 	m.set("bare.service", "loaded", "active", 42)
 	m.set("stuck.service", "loaded", "active", 42)
 	m.set("held.service", "loaded", "active", 42)
+	m.set("beside.service", "loaded", "active", 42)
 	m.set("gone.service", "not-found", "inactive", 0)
 	m.mu.Lock()
 	m.units["a.service"]["MemoryHigh"], m.units["a.service"]["CPUQuotaPerSecUSec"] = dbus.MakeVariant(uint64(guard.Unlimited)), dbus.MakeVariant(uint64(7))
 	m.result["stuck.service"] = "timeout"
+	m.units["beside.service"]["Conflicts"] = dbus.MakeVariant([]string{"a.service", "gone.service"})
 	m.units["held.service"]["RequiredBy"] = dbus.MakeVariant([]string{"a.service", "gone.service"})
 	m.mu.Unlock()
 	var units systemd.Units
@@ -95,6 +97,7 @@ func TestLimiter(t *testing.T) {
 		{l.set(guard.SetUnitLimits{Unit: "a.service"}), guard.UnitLimitsSet{Unit: "a.service"}},
 		{l.restart(guard.RestartForLimit{Unit: "a.service", Target: 3, PID: 42}), guard.RestartedForLimit{Unit: "a.service", Target: 3, PID: 42}},
 		{l.restart(guard.RestartForLimit{Unit: "held.service", Target: 3, PID: 42}), guard.RestartedForLimit{Unit: "held.service", Target: 3, PID: 42, Problem: `somebody holds ["a.service"]`, Refused: true}},
+		{l.restart(guard.RestartForLimit{Unit: "beside.service", Target: 3, PID: 42}), guard.RestartedForLimit{Unit: "beside.service", Target: 3, PID: 42, Problem: "a.service, which conflicts with it, is active", Refused: true}},
 		{l.restart(guard.RestartForLimit{Unit: "stuck.service", Target: 3, PID: 42}), guard.RestartedForLimit{Unit: "stuck.service", Target: 3, PID: 42, Problem: "its restart job ended as timeout", Begun: true}},
 	} {
 		if got := ask(tt.job); got != tt.want {

@@ -72,6 +72,10 @@ func (r *restorer) restore(ctx context.Context, x guard.RestoreUnit) guard.Resto
 			since = x.Struck
 		}
 		why, err := r.unwanted(ctx, x.Unit, state, since-alike)
+		if errors.Is(err, systemd.ErrBusy) {
+			out.Coming, out.Reason = true, err.Error()
+			return out
+		}
 		if err != nil {
 			return guard.RestoreDone{Failed: true, Unasked: true, Reason: err.Error()}
 		}
@@ -89,10 +93,7 @@ func (r *restorer) restore(ctx context.Context, x guard.RestoreUnit) guard.Resto
 		out.Down = true
 		return out
 	}
-	if x.Command != nil { // which has a unit of its own
-		state = systemd.UnitState{}
-	}
-	if r.forbidden(ctx, x.Ask, state, false, &out) {
+	if r.forbidden(ctx, x.Ask, nil, &out) {
 		return out
 	}
 	unit := x.Unit
@@ -148,13 +149,16 @@ func (r *restorer) restore(ctx context.Context, x guard.RestoreUnit) guard.Resto
 // unwanted says why a unit that is down is not to be started although it did not go down
 // by a stop, "" if it may be: it is of a connection, or somebody has stopped it since, or
 // one that it needs, with which systemd would have stopped it, too; its start would start
-// that one.
+// that one. Or another one runs by now that is not to run beside it. ErrBusy: see Rival.
 func (r *restorer) unwanted(ctx context.Context, unit string, s systemd.UnitState, since time.Duration) (why string, err error) {
 	if r.units.StoppedDown(unit, s) {
 		return "it was stopped while it was down", nil
 	}
 	if is, err := r.units.OfConnection(ctx, unit); is || err != nil {
 		return "its socket starts it, for each connection", err
+	}
+	if rival, err := r.units.Rival(ctx, unit, s); rival != "" || err != nil {
+		return rival, err
 	}
 	if len(s.Needs) == 0 {
 		return "", nil
@@ -201,14 +205,9 @@ func (r *restorer) stopped(ctx context.Context, unit string) {
 	r.post(guard.UnitStopped{Unit: unit, Reason: "it was stopped while it was down"})
 }
 
-// forbidden asks the loop whether a unit in that state is not to be started, or restarted,
-// after all: for itself, or for those that systemd would stop or restart with it.
-func (r *restorer) forbidden(ctx context.Context, ask uint64, s systemd.UnitState, restart bool, out *guard.RestoreDone) bool {
-	along, err := r.units.Along(ctx, s, restart)
-	if err != nil {
-		out.Failed, out.Unasked, out.Reason = true, true, err.Error()
-		return true
-	}
+// forbidden asks the loop whether a unit is not to be started, or restarted, after all: for
+// itself, or for those that systemd would stop or restart with it.
+func (r *restorer) forbidden(ctx context.Context, ask uint64, along []string, out *guard.RestoreDone) bool {
 	is, why := r.forbids(ctx, ask, along)
 	if is {
 		out.Forbidden, out.Reason = true, why
@@ -419,17 +418,21 @@ func (r *restorer) restart(ctx context.Context, x guard.RestartUnit) guard.Resto
 		out.Reason = "it was stopped"
 		return out
 	}
+	var why string
+	var along []string
 	if state.Down() {
-		why, err := r.unwanted(ctx, x.Unit, state, x.Ended-alike)
-		if err != nil {
-			out.Failed, out.Unasked, out.Reason = true, true, err.Error()
-			return out
-		} else if why != "" {
-			out.Reason = why
-			return out
-		}
+		why, err = r.unwanted(ctx, x.Unit, state, x.Ended-alike)
+	} else if why, err = r.units.Rival(ctx, x.Unit, state); err == nil {
+		along, err = r.units.Along(ctx, state)
 	}
-	if r.forbidden(ctx, x.Ask, state, !state.Down(), &out) {
+	switch {
+	case err != nil:
+		out.Failed, out.Unasked, out.Reason = true, true, err.Error()
+		return out
+	case why != "":
+		out.Forbidden, out.Reason = !state.Down(), why
+		return out
+	case r.forbidden(ctx, x.Ask, along, &out):
 		return out
 	}
 	var result string

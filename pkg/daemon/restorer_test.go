@@ -322,7 +322,8 @@ func (m *pid1) ListUnitsByNames(names []string) ([]sddbus.UnitStatus, *dbus.Erro
 	for _, name := range names {
 		if u, ok := m.units[name]; ok {
 			active, _ := u["ActiveState"].Value().(string)
-			all = append(all, sddbus.UnitStatus{Name: name, LoadState: "loaded", ActiveState: active, Path: "/", JobPath: "/"})
+			job, _ := u["JobId"].Value().(uint32) // in the place of Job
+			all = append(all, sddbus.UnitStatus{Name: name, LoadState: "loaded", ActiveState: active, Path: "/", JobId: job, JobPath: "/"})
 		}
 	}
 	return all, nil
@@ -517,19 +518,17 @@ func TestRestorer(t *testing.T) {
 	}
 	// For those that would be stopped or restarted with it.
 	property("b.service", "RequiredBy", []string{"up.service", "stopped.service"})
-	property("b.service", "Conflicts", []string{"mid.service", "shutdown.target"})
-	property("bad.service", "Conflicts", []string{"follows.service"})
+	property("up.service", "ConflictedBy", []string{"mid.service", "shutdown.target"})
 	property("bad.service", "RequiredBy", []string{"up.service"}) // which a start leaves alone
 	property("failed-before.service", "InactiveEnterTimestampMonotonic", uint64(101*s))
-	property("failed-before.service", "ConflictedBy", []string{"follows.service"})
 	property("failed-before.service", "RequiredBy", []string{"up.service"})
 	for _, tt := range []struct {
 		got  guard.RestoreDone
 		want string
 	}{
-		{r.restart(ctx, guard.RestartUnit{Ask: 6, Unit: "b.service"}), "mid.service up.service"},
-		{r.restore(ctx, guard.RestoreUnit{Ask: 6, Unit: "bad.service", PID: 42}), "follows.service"},
-		{r.restart(ctx, guard.RestartUnit{Ask: 6, Unit: "failed-before.service", Ended: ended}), "follows.service"},
+		{r.restart(ctx, guard.RestartUnit{Ask: 6, Unit: "b.service"}), "up.service mid.service"},
+		{r.restore(ctx, guard.RestoreUnit{Ask: 6, Unit: "bad.service", PID: 42}), ""},
+		{r.restart(ctx, guard.RestartUnit{Ask: 6, Unit: "failed-before.service", Ended: ended}), ""},
 	} {
 		if diff := cmp.Diff(guard.RestoreDone{Forbidden: true, Reason: tt.want}, tt.got); diff != "" {
 			t.Error(diff)
@@ -648,6 +647,99 @@ func TestStopped(t *testing.T) {
 	want := []guard.Observation{guard.UnitStopped{Unit: "b.service", Reason: why}, guard.UnitStopped{Unit: "c.service", Reason: why},
 		guard.UnitStopped{Unit: "a.service", Reason: "it was stopped while it was down"}}
 	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestRivals has units fail while another runs that conflicts with them, or with what they need: they are left down, and
+// where that one is about to go, or to come, it is waited for.
+func TestRivals(t *testing.T) {
+	m := fakeBus(t)
+	r := newRestorer(func(guard.Observation) {})
+	r.settle = time.Millisecond
+	defer r.units.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	const ended = 100 * time.Second
+	fails := func(unit string, properties map[string]any) {
+		m.set(unit, "loaded", "failed", 42)
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		for name, value := range properties {
+			m.units[unit][name] = dbus.MakeVariant(value)
+		}
+		m.units[unit]["InactiveEnterTimestampMonotonic"] = dbus.MakeVariant(uint64(ended.Microseconds()))
+	}
+	for _, tt := range []struct {
+		active string
+		job    uint32
+		runs   bool
+		passes bool
+	}{
+		{"active", 0, true, false},
+		{"reloading", 0, true, false},
+		{"activating", 0, true, false},
+		{"activating", 1, true, false},
+		{"active", 1, false, true},
+		{"deactivating", 1, false, true},
+		{"deactivating", 0, false, true},
+		{"inactive", 1, false, true},
+		{"inactive", 0, false, false},
+		{"failed", 0, false, false},
+	} {
+		m.set("standby.service", "loaded", tt.active, 43)
+		m.mu.Lock()
+		m.units["standby.service"]["JobId"] = dbus.MakeVariant(tt.job)
+		m.mu.Unlock()
+		for _, kind := range []string{"Conflicts", "ConflictedBy"} {
+			text := "standby.service, which conflicts with it, is " + tt.active
+			for _, look := range []bool{false, true} {
+				fails("app.service", map[string]any{kind: []string{"shutdown.target", "standby.service"}})
+				want := guard.RestoreDone{Reason: "it was failed", Started: !look, Down: look}
+				switch {
+				case tt.runs:
+					want = guard.RestoreDone{Reason: text}
+				case tt.passes:
+					want = guard.RestoreDone{Coming: true, Reason: "another job is in its way: " + text}
+				}
+				if diff := cmp.Diff(want, r.restore(ctx, guard.RestoreUnit{Unit: "app.service", PID: 42, Ended: ended, Look: look})); diff != "" {
+					t.Errorf("%+v, %s, look %v: %s", tt, kind, look, diff)
+				}
+			}
+			fails("app.service", map[string]any{kind: []string{"standby.service"}})
+			want := guard.RestoreDone{Reason: "it was failed", Started: true}
+			switch {
+			case tt.runs:
+				want = guard.RestoreDone{Reason: text}
+			case tt.passes: // it is asked for again
+				want = guard.RestoreDone{Failed: true, Unasked: true, Reason: "another job is in its way: " + text}
+			}
+			if diff := cmp.Diff(want, r.restart(ctx, guard.RestartUnit{Unit: "app.service", After: "a.service", Ended: ended})); diff != "" {
+				t.Errorf("%+v, %s, after another: %s", tt, kind, diff)
+			}
+		}
+	}
+	m.set("standby.service", "loaded", "active", 43)
+	asked := m.calls()
+	m.set("up.service", "loaded", "active", 42)
+	m.mu.Lock()
+	m.units["up.service"]["Conflicts"] = dbus.MakeVariant([]string{"standby.service"})
+	m.mu.Unlock()
+	for _, want := range []guard.RestoreDone{{Forbidden: true, Reason: "standby.service, which conflicts with it, is active"},
+		{Failed: true, Unasked: true, Reason: "another job is in its way: standby.service, which conflicts with it, is deactivating"}} {
+		if diff := cmp.Diff(want, r.restart(ctx, guard.RestartUnit{Unit: "up.service", After: "a.service", Ended: ended})); diff != "" {
+			t.Error(diff)
+		}
+		m.set("standby.service", "loaded", "deactivating", 43)
+	}
+	if diff := cmp.Diff(asked, m.calls()); diff != "" {
+		t.Error(diff)
+	}
+	m.set("standby.service", "loaded", "active", 43)
+	fails("side.service", map[string]any{"Conflicts": []string{"standby.service"}})
+	fails("needs.service", map[string]any{"Requires": []string{"side.service"}})
+	want := guard.RestoreDone{Reason: "standby.service, which conflicts with side.service, which it needs, is active"}
+	if diff := cmp.Diff(want, r.restore(ctx, guard.RestoreUnit{Unit: "needs.service", PID: 42, Ended: ended})); diff != "" {
 		t.Error(diff)
 	}
 }

@@ -57,7 +57,8 @@ type UnitState struct {
 	Ended   time.Duration // when the last main process of a service ended
 	Needs   []string      // the units with which it is stopped: BindsTo=, Requires=, Requisite=, PartOf=
 	Takes   []string      // the units that are stopped, or restarted, with it: those that need it, and PropagatesStopTo=
-	Rivals  []string      // the units that are stopped when it is started: Conflicts=, also theirs
+	Pulls   []string      // the units that its start starts as well, or it is not started: Requires=, BindsTo=
+	Rivals  []string      // the units that do not run beside it: Conflicts=, also theirs
 	Kept    bool          // of a service: it is active when all its processes have ended well (RemainAfterExit)
 	Spared  bool          // it is stopped when nobody needs it (StopWhenUnneeded)
 	Checked uint64        // when its conditions were last, as a start was tried: opaque, 0 for never
@@ -180,17 +181,14 @@ func isIdle(s sddbus.UnitStatus) bool {
 	return s.ActiveState == "inactive" || s.ActiveState == "failed"
 }
 
-// Along returns the names of the units that systemd would stop or restart with a restart of a unit in that state, or would
-// stop with a start of it, from one to the next. Those that are down are left out. Errors: also that they are too many.
-func (u *Units) Along(ctx context.Context, s UnitState, restart bool) ([]string, error) {
+// Along returns the names of the units that systemd would stop or restart with a restart of a unit in that state, from one
+// to the next. Those that are down are left out. Errors: also that they are too many.
+func (u *Units) Along(ctx context.Context, s UnitState) ([]string, error) {
 	conn, err := u.connection(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("read who goes with %s: %w", s.ID, err)
 	}
-	next := slices.Clone(s.Rivals)
-	if restart {
-		next = append(next, s.Takes...)
-	}
+	next := slices.Clone(s.Takes)
 	var along []string
 	for known := map[string]bool{s.ID: true}; len(next) > 0; {
 		next = slices.DeleteFunc(next, func(unit string) bool { was := known[unit]; known[unit] = true; return was })
@@ -483,6 +481,7 @@ func unitState(p map[string]any) UnitState {
 	}
 	s.Needs = of("BindsTo", "Requires", "Requisite", "PartOf")
 	s.Takes = of("BoundBy", "RequiredBy", "RequisiteOf", "ConsistsOf", "PropagatesStopTo")
+	s.Pulls = of("BindsTo", "Requires")
 	s.Rivals = of("Conflicts", "ConflictedBy")
 	s.Kept, _ = p["RemainAfterExit"].(bool)
 	s.Spared, _ = p["StopWhenUnneeded"].(bool)

@@ -124,6 +124,7 @@ type manager struct {
 	mu              sync.Mutex
 	results         map[string]string // by unit; a unit without one has a job that never ends
 	active          map[string]string // by unit
+	jobOf           map[string]uint32 // of those that have one queued
 	started, pinned []string
 	jobs            uint32
 	checked         uint64 // ConditionTimestampMonotonic of units that are made
@@ -140,7 +141,7 @@ func newManager(t *testing.T) *manager {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	m := &manager{conn: conn, results: map[string]string{}, active: map[string]string{}}
+	m := &manager{conn: conn, results: map[string]string{}, active: map[string]string{}, jobOf: map[string]uint32{}}
 	if err := conn.Export(m, "/org/freedesktop/systemd1", managerInterface); err != nil {
 		t.Fatal(err)
 	}
@@ -275,7 +276,10 @@ func (m *manager) ListUnitsByNames(names []string) ([]sddbus.UnitStatus, *dbus.E
 	defer m.mu.Unlock()
 	var all []sddbus.UnitStatus
 	for _, name := range names {
-		s := sddbus.UnitStatus{Name: name, LoadState: "loaded", ActiveState: m.active[name], Path: "/", JobPath: "/"}
+		if name == "away" {
+			return nil, dbus.NewError("org.freedesktop.DBus.Error.InvalidArgs", []any{"no name of a unit"})
+		}
+		s := sddbus.UnitStatus{Name: name, LoadState: "loaded", ActiveState: m.active[name], Path: "/", JobId: m.jobOf[name], JobPath: "/"}
 		if s.ActiveState == "" {
 			s.LoadState, s.ActiveState = "not-found", "inactive"
 		}
@@ -292,19 +296,18 @@ func TestAlong(t *testing.T) {
 	id := func(name string) sentProperty { return sentProperty{"Id", dbus.MakeVariant(name)} }
 	list := func(kind string, units ...string) sentProperty { return sentProperty{kind, dbus.MakeVariant(units)} }
 	m.unit(t, "net.service", "active", 1, id("net.service"), list("RequiredBy", "db.service", "down.service", "failed.service"), list("ConsistsOf", "part.service"),
-		list("Conflicts", "shutdown.target", "rival.service"), list("Requires", "needed.service"), list("WantedBy", "wants.service"))
+		list("Requires", "needed.service"), list("WantedBy", "wants.service"))
 	m.unit(t, "db.service", "active", 2, list("BoundBy", "app.service"), list("RequiredBy", "net.service", "app.service"))
 	m.unit(t, "app.service", "reloading", 3, list("PropagatesStopTo", "stopped.service"))
 	m.unit(t, "stopped.service", "active", 4)
 	m.unit(t, "part.service", "activating", 5, list("RequisiteOf", "requisite.service"), list("ConflictedBy", "hostile.service"))
 	m.unit(t, "requisite.service", "deactivating", 6)
-	m.unit(t, "hostile.service", "active", 6)
+	m.unit(t, "hostile.service", "active", 6, list("RequiredBy", "ally.service"))
 	m.unit(t, "down.service", "inactive", 0, list("RequiredBy", "far.service"))
 	m.unit(t, "failed.service", "failed", 0, list("RequiredBy", "far.service"))
 	for _, far := range []string{"far.service", "needed.service", "wants.service"} {
 		m.unit(t, far, "active", 7)
 	}
-	m.unit(t, "rival.service", "active", 8, list("RequiredBy", "ally.service"))
 	m.unit(t, "ally.service", "active", 9)
 	m.unit(t, "alone.service", "active", 10, id("alone.service"))
 	var many []string
@@ -315,29 +318,27 @@ func TestAlong(t *testing.T) {
 	m.unit(t, "many.service", "active", 11, id("many.service"), list("RequiredBy", many...))
 	m.unit(t, "more.service", "active", 11, id("more.service"), list("RequiredBy", append(many, "net.service")...))
 	for _, tt := range []struct {
-		unit    string
-		restart bool
-		want    []string
+		unit string
+		want []string
 	}{
-		{"net.service", true, []string{"ally.service", "app.service", "db.service", "hostile.service", "part.service", "requisite.service", "rival.service", "stopped.service"}},
-		{"net.service", false, []string{"ally.service", "rival.service"}},
-		{"alone.service", true, nil},
-		{"many.service", true, slices.Sorted(slices.Values(many))},
+		{"net.service", []string{"ally.service", "app.service", "db.service", "hostile.service", "part.service", "requisite.service", "stopped.service"}},
+		{"alone.service", nil},
+		{"many.service", slices.Sorted(slices.Values(many))},
 	} {
 		s, err := u.State(ctxFor(t), tt.unit)
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := u.Along(ctxFor(t), s, tt.restart)
+		got, err := u.Along(ctxFor(t), s)
 		if slices.Sort(got); err != nil || !slices.Equal(got, tt.want) {
-			t.Errorf("with %s, restart %v: %q, %v; want %q", tt.unit, tt.restart, got, err, tt.want)
+			t.Errorf("with %s: %q, %v; want %q", tt.unit, got, err, tt.want)
 		}
 	}
 	s, err := u.State(ctxFor(t), "more.service")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, err := u.Along(ctxFor(t), s, true); err == nil {
+	if got, err := u.Along(ctxFor(t), s); err == nil {
 		t.Errorf("more than are looked at: %q", got)
 	}
 }

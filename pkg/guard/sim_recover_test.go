@@ -674,6 +674,9 @@ func (s *sim) waitsFor(i int) {
 		s.owings = slices.Delete(s.owings, i, i+1)
 	case !s.acts || !s.actsKnown || len(s.orders) > 0 || h.heldUntil > s.now || len(s.questions) > 0 || !s.replaced(o.p):
 		o.due = max(o.due, s.attn+s.longest())
+		if len(s.orders) > 0 || h.heldUntil > s.now { // a round that an order holds has cost its start
+			s.account(o.key).doubt = true
+		}
 	case s.attn > o.due:
 		s.failf("not restarted", "who follows %d (%s), who came back; it ended %v ago", o.p.pid, nameOfPlain(o.p), s.now-h.endedAt)
 	}

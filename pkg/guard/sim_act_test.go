@@ -562,6 +562,11 @@ func (s *sim) give(o order) {
 	}
 	s.orders = slices.DeleteFunc(s.orders, func(x order) bool { return x.PID == o.PID && x.Name == o.Name && x.All == o.All })
 	s.orders = append(s.orders, o)
+	for _, p := range s.all {
+		if !p.alive {
+			s.holdsRound(p)
+		}
+	}
 	s.obeyed()
 }
 

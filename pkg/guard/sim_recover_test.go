@@ -424,6 +424,9 @@ func (s *sim) ends(p *proc, name EventName) {
 	case crashed && (policy.Action == config.ActionReport || h.really == EndedWell):
 		return
 	case elsewhere(p, policy):
+		if len(s.orders) > 0 {
+			s.holdsRound(p)
+		}
 		if len(policy.Then) > 0 && len(s.followed) == 0 { // nobody knows what those that follow have to do with it
 			h.owed, h.owedIn = true, s.restarts
 			s.owings = append(s.owings, owing{p: p, key: keyOfRound(p, policy), at: s.now, due: s.attn + s.longest(), waits: true})
@@ -435,6 +438,14 @@ func (s *sim) ends(p *proc, name EventName) {
 	h.owed, h.owedIn = true, s.restarts
 	key := keyFor(policy, p.facts.Unit, nameOfPlain(p))
 	s.owings = append(s.owings, owing{p: p, key: key, at: s.now, due: s.attn + s.longest()})
+}
+
+// holdsRound takes in that an order may hold the round of those after a process that somebody else starts again: its start is
+// taken when that one is there, and shows only when the order is over.
+func (s *sim) holdsRound(p *proc) {
+	if policy := s.policyOf(nameOfPlain(p)); elsewhere(p, policy) {
+		s.account(keyOfRound(p, policy)).doubt = true
+	}
 }
 
 // oweNext notes that the next of those who follow a process is to be restarted.
@@ -674,9 +685,6 @@ func (s *sim) waitsFor(i int) {
 		s.owings = slices.Delete(s.owings, i, i+1)
 	case !s.acts || !s.actsKnown || len(s.orders) > 0 || h.heldUntil > s.now || len(s.questions) > 0 || !s.replaced(o.p):
 		o.due = max(o.due, s.attn+s.longest())
-		if len(s.orders) > 0 || h.heldUntil > s.now { // a round that an order holds has cost its start
-			s.account(o.key).doubt = true
-		}
 	case s.attn > o.due:
 		s.failf("not restarted", "who follows %d (%s), who came back; it ended %v ago", o.p.pid, nameOfPlain(o.p), s.now-h.endedAt)
 	}

@@ -258,6 +258,12 @@ func (d *Daemon) clear(x guard.Clear) guard.ClearDone {
 		out.Denied = true
 		return out
 	}
+	// Until it is reaped the number is its own. Most exits are noticed before that, and this takes a ninth of
+	// the time of opening it.
+	if h := d.held[x.Target]; h != nil && h.gone && h.proc.PID == x.PID && h.proc.Signal(0) == nil {
+		out.Cleared = a.seg.Clear(int(x.Slot), x.PID)
+		return out
+	}
 	p, err := process.Open(x.PID)
 	var refused *process.RefusedError
 	switch {

@@ -50,9 +50,10 @@ type Examine struct {
 // Clear asks to set the pid word of a record from PID to 0, at once
 // ([ClearDone]).
 type Clear struct {
-	Table TableID
-	Slot  int32
-	PID   int32
+	Table  TableID
+	Slot   int32
+	PID    int32
+	Target TargetID // that has ended, 0 where its process was nobody's
 }
 
 // Place is a record of a target with the token that it had when its target was

@@ -467,7 +467,7 @@ func (g *Guard) listWaiting(tb *tableState, i int32) {
 // target is released.
 func (g *Guard) clear(tb *tableState, i int32) {
 	if g.acting {
-		g.decide(Clear{tb.id, i, tb.prev[i].PID})
+		g.decide(Clear{tb.id, i, tb.prev[i].PID, g.idOf(tb.slots[i].owner)})
 	}
 }
 

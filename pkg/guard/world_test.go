@@ -674,6 +674,9 @@ func (w *world) identify(d Identify) Observation {
 func (w *world) clear(d Clear) Observation {
 	w.clears++
 	o := ClearDone{Table: d.Table, Slot: d.Slot, PID: d.PID}
+	if p := w.held[d.Target]; p != nil && (p.alive || p.pid != d.PID) {
+		w.t.Errorf("%v: the record of %d is to be cleared for target %d, which is %d, alive: %t", w.now, d.PID, d.Target, p.pid, p.alive)
+	}
 	if p := w.procs[d.PID]; p != nil && p.alive {
 		o.Reused = true
 		return o

@@ -94,3 +94,54 @@ func TestLimits(t *testing.T) {
 func leaksOnce(name, leak string) string {
 	return "/bin/sh -c 'mkdir /tmp/" + name + " || exec " + beats(name) + "; exec " + beats(name) + " " + leak + "'"
 }
+
+// TestThrottleStays: what is throttled stays so over a restart of the guard. It is taken back by a guard that is switched
+// off, and by the command that one names which stops.
+func TestThrottleStays(t *testing.T) {
+	eachSystemd(t, func(t *testing.T, root string) {
+		const off = "/etc/checkprocd/conf.d/off.toml"
+		m := bootInstalled(t, root, Files{
+			"/etc/checkprocd/conf.d/limits.toml": "interval = \"200ms\"\nlimits.sample = \"1s\"\n[[rule]]\nmatch = { name = \"greedy\" }\n[[rule.limit]]\nfor = \"1s\"\n" +
+				"of = \"age\"\nabove = \"2s\"\naction = \"throttle\"\nmemory_high = \"400MiB\"\ncpu_quota = \"50%\"\n",
+			"/etc/systemd/system/greedy.service": service(beats("greedy"), "MemoryHigh=800M"),
+		})
+		about := Fields{"CHECKPROC_UNIT": "greedy.service"}
+		has := func(when string, want ...string) {
+			t.Helper()
+			if high, quota := m.Property("greedy", "MemoryHigh"), m.Property("greedy", "CPUQuotaPerSecUSec"); high != want[0] || quota != want[1] {
+				t.Errorf("%s: %s: greedy has MemoryHigh=%s CPUQuotaPerSecUSec=%s", root, when, high, quota)
+			}
+		}
+		less, all := []string{"419430400", "500ms"}, []string{"838860800", "infinity"}
+		m.startGuard()
+		m.Run("systemctl start greedy")
+		m.awaitEvent("throttled", about)
+		has("throttled", less...)
+		m.Run("systemctl restart checkprocd")
+		m.waitGuarded(1)
+		has("after a restart of the guard", less...)
+		if n := len(m.events("unthrottled", about)) + len(m.events("throttled", about)); n != 1 {
+			t.Errorf("%s: %d changes", root, n)
+		}
+
+		m.WriteFile(off, "[cpactive]\nenabled = false\n")
+		m.Run("systemctl reload checkprocd")
+		m.awaitEvent("unthrottled", about)
+		has("switched off", all...)
+		if s := m.status(); len(s.Throttled) != 0 {
+			t.Errorf("%s: checkprocctl status: %+v", root, s.Throttled)
+		}
+
+		m.Mark()
+		m.Run("rm " + off + "; systemctl reload checkprocd")
+		m.awaitEvent("throttled", about)
+		m.Run("systemctl stop checkprocd")
+		has("the guard has stopped", less...)
+		_, command, is := strings.Cut(m.awaitEvent("stopping")["MESSAGE"], "greedy.service keeps MemoryHigh=400MiB and CPUQuota=50% until then, or: ")
+		if !is {
+			t.Fatalf("%s: %s", root, m.awaitEvent("stopping")["MESSAGE"])
+		}
+		m.Run(command)
+		has("set back by hand", all...)
+	})
+}

@@ -126,6 +126,8 @@ const (
 	// tablesMax bounds the attached tables: each removal leaves one behind, for
 	// as long as a client has it mapped.
 	tablesMax = 16
+	// staysNamed bounds the units that the last event names.
+	staysNamed = 20
 )
 
 // ErrNoPidfd says that the kernel cannot do what nothing here works without.
@@ -287,9 +289,22 @@ func (d *Daemon) run(ctx context.Context) error {
 	close(d.stopped)
 	d.watches.stop()
 	d.notify.Stopping()
-	d.say(evStopping, guard.LevelInfo, "", "checkprocd stops: nothing is guarded until it runs again; the table, its clients and the registry stay")
+	d.say(evStopping, guard.LevelInfo, "", "checkprocd stops: nothing is guarded until it runs again; the table, its clients and the registry stay"+stays(d.guard.Throttled()))
 	d.ring.close()
 	return err
+}
+
+// stays says which units have less until a guard runs again, and how somebody else gives
+// them back what they had: nobody knows whether one will.
+func stays(throttled []guard.ThrottleView) string {
+	text := ""
+	for i, v := range throttled {
+		if i == staysNamed {
+			return text + fmt.Sprintf("; so do %d more units", len(throttled)-i)
+		}
+		text += fmt.Sprintf("; %s keeps %s until then, or: systemctl set-property --runtime '%s' %s", v.Unit, v.Has, v.Unit, v.Back)
+	}
+	return text
 }
 
 // openRegistry takes up what an earlier daemon left.

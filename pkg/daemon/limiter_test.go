@@ -43,6 +43,17 @@ func (m *pid1) SetUnitProperties(unit string, runtime bool, properties []sddbus.
 	return nil
 }
 
+// TestStays: a guard that stops says who stays throttled, and how that ends.
+func TestStays(t *testing.T) {
+	v := guard.ThrottleView{Unit: `app-a\x2db.service`, Has: "CPUQuota=50%", Had: "CPUQuota=infinity", Back: "CPUQuota="}
+	one := `; app-a\x2db.service keeps CPUQuota=50% until then, or: systemctl set-property --runtime 'app-a\x2db.service' CPUQuota=`
+	for n, want := range map[int]string{0: "", 1: one, staysNamed: strings.Repeat(one, staysNamed), staysNamed + 2: strings.Repeat(one, staysNamed) + "; so do 2 more units"} {
+		if got := stays(slices.Repeat([]guard.ThrottleView{v}, n)); got != want {
+			t.Errorf("%d: %s", n, got)
+		}
+	}
+}
+
 // TestLimiter asks a fake systemd over a real bus.
 func TestLimiter(t *testing.T) {
 	m := fakeBus(t)

@@ -156,7 +156,7 @@ func (d *Daemon) lookAtLock() {
 		return
 	}
 	d.lockSeen = now
-	o := guard.Acting{Acts: now.held, Holder: now.holder, Reason: now.why}
+	o := guard.Acting{Acts: now.held, Off: now.off, Holder: now.holder, Reason: now.why}
 	if now.holder != 0 {
 		o.Reason = fmt.Sprintf("pid %d (%s) acts here", now.holder, commOf(now.holder))
 	}
@@ -168,6 +168,7 @@ type lockView struct {
 	held   bool
 	holder int32  // who else has it, 0: nobody known
 	why    string // it is not held
+	off    bool   // as nobody is to be guarded
 }
 
 func (d *Daemon) tryLock() lockView {
@@ -178,7 +179,7 @@ func (d *Daemon) tryLock() lockView {
 		if d.lockSeen.held {
 			_ = d.lock.Release()
 		}
-		return lockView{why: "cpactive.enabled is false"}
+		return lockView{why: "cpactive.enabled is false", off: true}
 	}
 	held, holder, err := d.lock.TryAcquire()
 	switch {

@@ -37,6 +37,7 @@ type Guard struct {
 	nextID  TargetID
 
 	acting     bool
+	off        bool   // see [Acting]
 	notActing  string // why it does not act
 	holder     int32
 	actingSaid bool
@@ -436,7 +437,7 @@ func (o Acting) apply(g *Guard) {
 	if g.actingSaid && g.acting == o.Acts && g.holder == o.Holder && (o.Acts || g.notActing == o.Reason) {
 		return
 	}
-	g.acting, g.notActing, g.holder, g.actingSaid = o.Acts, o.Reason, o.Holder, true
+	g.acting, g.off, g.notActing, g.holder, g.actingSaid = o.Acts, o.Off, o.Reason, o.Holder, true
 	if !o.Acts {
 		for ix := range g.targets {
 			if t := &g.targets[ix]; t.inLadder {

@@ -308,6 +308,7 @@ type GuardCaught struct {
 // the guard that does, 0 for none.
 type Acting struct {
 	Acts   bool
+	Off    bool // it was switched off by the configuration: what is throttled is taken back
 	Reason string
 	Holder int32
 }

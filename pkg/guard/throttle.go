@@ -139,7 +139,7 @@ func (g *Guard) throttleAll() {
 			x.tries, x.at = 0, min(x.at, g.clock.attn)
 		}
 	}
-	if !g.acting || len(g.throttles) == 0 {
+	if !g.acting && !g.off || len(g.throttles) == 0 {
 		return
 	}
 	keep := g.throttles[:0]
@@ -360,14 +360,15 @@ func (g *Guard) throttleFailed(x *throttle, problem string) {
 	g.emit(e)
 }
 
-// ThrottleView is a unit that has less for a limit: MemoryHigh=400MiB, and what it had.
-type ThrottleView struct{ Unit, Has, Had string }
+// ThrottleView is a unit that has less for a limit: MemoryHigh=400MiB, and what it had. Back is that as systemctl takes it.
+type ThrottleView struct{ Unit, Has, Had, Back string }
 
 // Throttled lists the units that are throttled now.
 func (g *Guard) Throttled() (out []ThrottleView) {
 	for i := range g.throttles {
 		if x := &g.throttles[i]; x.set != (UnitLimits{}) {
-			out = append(out, ThrottleView{x.unit, x.set.String(), x.was.of(x.set).String()})
+			had := x.was.of(x.set)
+			out = append(out, ThrottleView{x.unit, x.set.String(), had.String(), had.assignments()})
 		}
 	}
 	return out
@@ -401,6 +402,26 @@ func (l UnitLimits) String() string {
 		parts = append(parts, "CPUQuota="+value)
 	}
 	return strings.Join(parts, " and ")
+}
+
+// assignments are the arguments of systemctl set-property that set them.
+func (l UnitLimits) assignments() string {
+	var parts []string
+	switch l.MemoryHigh {
+	case 0:
+	case Unlimited:
+		parts = append(parts, "MemoryHigh=infinity")
+	default:
+		parts = append(parts, fmt.Sprintf("MemoryHigh=%d", l.MemoryHigh))
+	}
+	switch l.CPUQuota {
+	case 0:
+	case Unlimited:
+		parts = append(parts, "CPUQuota=")
+	default:
+		parts = append(parts, fmt.Sprintf("CPUQuota=%g%%", float64(l.CPUQuota)/10000))
+	}
+	return strings.Join(parts, " ")
 }
 
 func (x *throttle) save(w *writer) {

@@ -32,7 +32,7 @@ func TestThrottleIsTakenBack(t *testing.T) {
 			if restart {
 				w.restart()
 			}
-			if v := w.g.Throttled(); len(v) != 1 || v[0].Had != "MemoryHigh=800MiB and CPUQuota=infinity" {
+			if v := w.g.Throttled(); len(v) != 1 || v[0].Had != "MemoryHigh=800MiB and CPUQuota=infinity" || v[0].Back != "MemoryHigh=838860800 CPUQuota=" {
 				t.Errorf("%v: status says %v", away, v)
 			}
 			said := w.find(EvLimitFailed, 0)
@@ -43,6 +43,32 @@ func TestThrottleIsTakenBack(t *testing.T) {
 			w.run(throttleMost + time.Minute)
 			if w.units["c.service"] != had || len(w.g.throttles) != 0 || len(w.find(EvUnthrottled, 0)) != 1 {
 				t.Errorf("%v: it has %v\n%s", away, w.units["c.service"], w)
+			}
+		}
+	}
+}
+
+// TestThrottleOff: a guard that is switched off takes back what it has throttled, also when its successor finds that it was.
+// One that does not act for another reason leaves it.
+func TestThrottleOff(t *testing.T) {
+	had := UnitLimits{800 << 20, Unlimited}
+	for _, off := range []bool{false, true} {
+		for _, restart := range []bool{false, true} {
+			w, _, _ := throttled(t, had)
+			less := w.units["c.service"]
+			if restart {
+				w.restart()
+			}
+			w.post(0, Acting{Off: off, Reason: "told so"})
+			w.post(0, TableLost{Table: w.tb().id, Reason: "told so", Order: true})
+			w.run(time.Minute)
+			if off && (w.units["c.service"] != had || len(w.find(EvUnthrottled, 0)) != 1 || len(w.g.throttles) != 0) || !off && w.units["c.service"] != less {
+				t.Errorf("off %v, restart %v: it has %v\n%s", off, restart, w.units["c.service"], w)
+			}
+			w.post(0, Acting{Acts: true})
+			w.run(time.Minute)
+			if w.units["c.service"] != had || len(w.find(EvUnthrottled, 0)) != 1 || len(w.g.throttles) != 0 {
+				t.Errorf("off %v, restart %v, acting again: it has %v\n%s", off, restart, w.units["c.service"], w)
 			}
 		}
 	}
@@ -273,7 +299,7 @@ func TestThrottleSaysWhatIsSet(t *testing.T) {
 	if e := w.find(EvThrottled, 0); len(e) != 1 || e[0].Reason != "CPUQuota=50%" {
 		t.Error(w)
 	}
-	if v := w.g.Throttled(); len(v) != 1 || v[0] != (ThrottleView{"c.service", "CPUQuota=50%", "CPUQuota=infinity"}) {
+	if v := w.g.Throttled(); len(v) != 1 || v[0] != (ThrottleView{"c.service", "CPUQuota=50%", "CPUQuota=infinity", "CPUQuota="}) {
 		t.Errorf("%v", v)
 	}
 	*threads = 10

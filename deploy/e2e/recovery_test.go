@@ -436,3 +436,39 @@ func TestThenTogether(t *testing.T) {
 		}
 	})
 }
+
+// TestSiteFollowers has a site whose programs procctl starts again, below one start script: what follows one of them is
+// restarted each time that one is back, once, and the guard itself starts nothing of the site.
+func TestSiteFollowers(t *testing.T) {
+	eachSystemd(t, func(t *testing.T, root string) {
+		m := bootInstalled(t, root, Files{
+			"/etc/checkprocd/conf.d/site.toml":   "interval = \"200ms\"\n" + noPressure + "[[rule]]\nmatch = { name = \"store\" }\nthen = [\"report.service\"]\n",
+			"/usr/lib/rig/procctl":               "#!/bin/sh\nevery=$1; shift\nwhile :; do \"$@\"; sleep $every; done\n",
+			"/usr/lib/rig/store":                 "#!/bin/sh\necho >>/var/tmp/store\n[ $(wc -l </var/tmp/store) = 1 ] && exec " + client + " --name store --timeout 2 --beat 500 --beats 6\nexec " + beats("store") + "\n",
+			"/etc/systemd/system/site.service":   "[Service]\nType=oneshot\nRemainAfterExit=yes\nKillMode=none\nExecStart=/bin/sh -c '/usr/lib/rig/procctl 2 /usr/lib/rig/store & /usr/lib/rig/procctl 2 " + beats("other") + " &'\n",
+			"/etc/systemd/system/report.service": service("/bin/sleep infinity", "ExecStartPre=/bin/sh -c 'echo >>/var/tmp/%N'"),
+		})
+		m.Run("chmod 0755 /usr/lib/rig/procctl /usr/lib/rig/store; systemctl start report")
+		m.startGuard()
+		m.Run("systemctl start site")
+		starts := func() string { return m.Run("cd /var/tmp; wc -l <store; wc -l <report") }
+		m.awaitEvent("killed", Fields{"CHECKPROC_NAME": "store"}) // it hangs
+		m.awaitEvent("restored", Fields{"CHECKPROC_UNIT": "report.service"})
+		if got := strings.Fields(starts()); !slices.Equal(got, []string{"2", "2"}) {
+			t.Errorf("%s: store and its follower were started %s times after it hung", root, got)
+		}
+		m.Mark()
+		m.waitGuarded(2)
+		list := m.list() // who ends within a second after that restart may have ended by it
+		m.Run(fmt.Sprintf("sleep 3; kill -SEGV %d %d", list["store"].PID, list["other"].PID))
+		m.awaitEvent("restored", Fields{"CHECKPROC_UNIT": "report.service"})
+		m.waitGuarded(2)
+		m.Run("sleep 3") // another round would have begun by then
+		if got := strings.Fields(starts()); !slices.Equal(got, []string{"3", "3"}) {
+			t.Errorf("%s: store and its follower were started %s times after it crashed", root, got)
+		}
+		if got := m.Property("site", "ActiveState"); got != "active" {
+			t.Errorf("%s: the site is %s", root, got)
+		}
+	})
+}

@@ -11,7 +11,7 @@ import (
 func TestAlong(t *testing.T) {
 	eachSystemd(t, func(t *testing.T, root string) {
 		m := bootInstalled(t, root, Files{
-			"/etc/checkprocd/conf.d/along.toml": "interval = \"200ms\"\nlimits.sample = \"1s\"\nprotect.units = [\"sql.service\"]\n" + noPressure +
+			"/etc/checkprocd/conf.d/along.toml": "interval = \"200ms\"\nlimits.sample = \"1s\"\nprotect.units = [\"sql.service\", \"base.service\"]\n" + noPressure +
 				"[[rule]]\nmatch = { name = \"lead\" }\nthen = [\"other.service\", \"net.service\", \"free.service\"]\n" +
 				"[[rule]]\nmatch = { name = \"net\" }\n[[rule.limit]]\nfor = \"1s\"\nof = \"descriptors\"\nabove = \"90%\"\naction = \"restart\"\n",
 			"/etc/systemd/system/net.service":  service(leaksOnce("net", "--leak descriptors --leak-by 5 --leak-to 46"), "LimitNOFILE=50"),
@@ -19,6 +19,8 @@ func TestAlong(t *testing.T) {
 			"/etc/systemd/system/db.service":   service(client+" --name db --timeout 2 --beat 0", "[Unit]\nRequires=mid.service\nAfter=mid.service"),
 			"/etc/systemd/system/free.service": service("/bin/sleep infinity"),
 			"/etc/systemd/system/lead.service": service(beats("lead")),
+			"/etc/systemd/system/base.service": service(beats("base")),
+			"/etc/systemd/system/top.service":  service(beats("top"), "[Unit]\nRequires=base.service\nAfter=base.service"),
 		})
 		m.Run("cd /etc/systemd/system && ln -s db.service sql.service && ln -s free.service other.service && systemctl daemon-reload")
 		m.Run("systemctl start mid db free lead")
@@ -66,6 +68,16 @@ func TestAlong(t *testing.T) {
 		})
 		if got := len(m.events("limit-failed", about("net"))); got != 1 {
 			t.Errorf("%s: it is said %d times that net cannot be restarted", root, got)
+		}
+
+		// What needs a protected unit that is down is not started, or that would be.
+		m.Run("systemctl start top")
+		m.waitGuarded(4)
+		m.Run("systemctl kill --signal=SEGV --kill-who=main base top")
+		says(m.awaitEvent("left-down", about("base")), "protected by")
+		says(m.awaitEvent("left-down", about("top")), `it would take base.service along: protected by protect.units "base.service"`)
+		for _, unit := range []string{"base", "top"} {
+			m.WaitUnit(unit, "failed")
 		}
 	})
 }

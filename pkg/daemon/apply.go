@@ -105,7 +105,7 @@ func (k *carrying) apply(ctx context.Context, unit string, of lived, a *attempt)
 	if !restarted {
 		start := action == config.WatchRestart && a.asked == 0
 		var along []string
-		if action == config.WatchRestart && before.Active != "failed" {
+		if action == config.WatchRestart {
 			if along, err = k.along(limited, unit, before); err != nil {
 				return 0, err
 			}
@@ -166,8 +166,8 @@ func (k *carrying) apply(ctx context.Context, unit string, of lived, a *attempt)
 	return 0, nil
 }
 
-// along says who is stopped or restarted with a unit that is. An error says, too, that
-// another one runs that is not to run beside it.
+// along says who is started, stopped or restarted with a unit that is. An error says, too,
+// that another one runs that is not to run beside it.
 func (k *carrying) along(ctx context.Context, unit string, s systemd.UnitState) ([]string, error) {
 	manager := &k.w.d.restorer.units
 	rival, err := manager.Rival(ctx, unit, s)
@@ -177,7 +177,7 @@ func (k *carrying) along(ctx context.Context, unit string, s systemd.UnitState) 
 	if err != nil {
 		return nil, err
 	}
-	return manager.Along(ctx, s)
+	return manager.Along(ctx, unit, s)
 }
 
 // took says and remembers that a unit has what the files held at the last look.

@@ -112,7 +112,7 @@ func (l *limiter) restart(x guard.RestartForLimit) limitJob {
 			done.Refused = true
 			return answer(rival)
 		}
-		along, err := l.units.Along(ctx, state)
+		along, err := l.units.Along(ctx, x.Unit, state)
 		if err != nil {
 			return answer(err.Error())
 		}

@@ -93,12 +93,18 @@ func (r *restorer) restore(ctx context.Context, x guard.RestoreUnit) guard.Resto
 		out.Down = true
 		return out
 	}
-	if r.forbidden(ctx, x.Ask, nil, &out) {
+	var along []string
+	var err error
+	if x.Command == nil { // which has a unit of its own, that needs none
+		if along, err = r.units.Along(ctx, x.Unit, state); err != nil {
+			return guard.RestoreDone{Failed: true, Unasked: true, Reason: err.Error()}
+		}
+	}
+	if r.forbidden(ctx, x.Ask, along, &out) {
 		return out
 	}
 	unit := x.Unit
 	var result string
-	var err error
 	if x.Command == nil {
 		result, err = r.start(ctx, unit, state)
 	} else {
@@ -206,7 +212,7 @@ func (r *restorer) stopped(ctx context.Context, unit string) {
 }
 
 // forbidden asks the loop whether a unit is not to be started, or restarted, after all: for
-// itself, or for those that systemd would stop or restart with it.
+// itself, or for those that systemd would start, stop or restart with it.
 func (r *restorer) forbidden(ctx context.Context, ask uint64, along []string, out *guard.RestoreDone) bool {
 	is, why := r.forbids(ctx, ask, along)
 	if is {
@@ -419,11 +425,14 @@ func (r *restorer) restart(ctx context.Context, x guard.RestartUnit) guard.Resto
 		return out
 	}
 	var why string
-	var along []string
 	if state.Down() {
 		why, err = r.unwanted(ctx, x.Unit, state, x.Ended-alike)
-	} else if why, err = r.units.Rival(ctx, x.Unit, state); err == nil {
-		along, err = r.units.Along(ctx, state)
+	} else {
+		why, err = r.units.Rival(ctx, x.Unit, state)
+	}
+	var along []string
+	if err == nil && why == "" {
+		along, err = r.units.Along(ctx, x.Unit, state)
 	}
 	switch {
 	case err != nil:

@@ -38,14 +38,16 @@ func (g *Guard) Forbids(ask uint64, along []string) (forbidden bool, why string)
 	return true, "" // nobody waits for it
 }
 
-// Spares says why units are not to be stopped or restarted along with another, "" if they
-// may be: one is protected, or somebody in it has a name that is not his. held: an order
-// holds somebody, and nothing else is in the way.
+// Spares says why units are not to be started, stopped or restarted along with another, ""
+// if they may be: one is protected, or somebody in it has a name that is not his, or had
+// when he ended. held: an order holds somebody, or what waits to be started there, and
+// nothing else is in the way.
 func (g *Guard) Spares(along []string) (why string, held bool) {
 	for _, unit := range along {
 		if by := g.cfg.Protected("", unit); by != "" {
 			return fmt.Sprintf("it would take %s along: protected by %s", unit, by), false
 		}
+		back := map[string]bool{}
 		for _, ix := range g.inUnit(unit) {
 			t := &g.targets[ix]
 			if !t.used || t.state == Ended || t.facts.Unit != unit {
@@ -54,9 +56,21 @@ func (g *Guard) Spares(along []string) (why string, held bool) {
 			if by := t.untouchable(); by != "" {
 				return fmt.Sprintf("it would take %s along: %s: %s", unit, t.describe(), by), false
 			}
+			back[t.displayName()] = true
 			if h := g.heldBy(ix); h != nil {
 				why, held = fmt.Sprintf("it would take %s along: %s: %s", unit, t.describe(), h.says()), true
 			}
+		}
+		by, ordered := g.sparesFallen(unit, back)
+		if by != "" {
+			return fmt.Sprintf("it would take %s along: %s", unit, by), false
+		}
+		ordered = ordered || slices.ContainsFunc(g.pending, func(r recovery) bool {
+			_, is := g.barred(&r)
+			return r.unit == unit && r.next == 0 && is
+		})
+		if ordered && !held {
+			why, held = fmt.Sprintf("it would take %s along, which an order holds", unit), true
 		}
 	}
 	return why, held

@@ -137,7 +137,18 @@ func TestForbidsAlong(t *testing.T) {
 			w.reload(func(c *config.Config) { c.Protect.Names = []string{"taken"} })
 			w.procs[112].exit(true)
 			w.run(sec)
+		}, `it would take taken.service along: "taken" ended in it, protected by protect.names "taken"`, false},
+		{"ended, and nothing protects it", func(w *world) {
+			w.procs[112].exit(true)
+			w.run(sec)
 		}, "", false},
+		{"crashed, and its unit waits for an order", func(w *world) {
+			w.reload(func(c *config.Config) { c.Rules[1].Restart = config.RestartUnit })
+			w.hold(HoldOrder{Name: "taken", For: time.Hour})
+			w.procs[112].exit(false)
+			w.procs[113].exit(true)
+			w.run(sec)
+		}, "", true},
 	} {
 		for _, then := range []bool{false, true} {
 			t.Run(fmt.Sprint(tt.name, then), func(t *testing.T) {

@@ -201,6 +201,13 @@ func (g *Guard) spares(r *recovery, unit string) (why string, held bool) {
 		names[t.displayName()] = true
 		held = held || g.heldBy(ix) != nil
 	}
+	why, heldToo := g.sparesFallen(unit, names)
+	return why, held || heldToo
+}
+
+// sparesFallen says why a unit is to be left alone for who has ended in it and is not back.
+// held: an order holds one of them.
+func (g *Guard) sparesFallen(unit string, back map[string]bool) (why string, held bool) {
 	n := 0
 	for i := range g.fallen {
 		f := &g.fallen[i]
@@ -211,7 +218,7 @@ func (g *Guard) spares(r *recovery, unit string) (why string, held bool) {
 			return "too many have ended in it to know all of them", false
 		}
 		switch by := g.cfg.Protected(f.name, unit); {
-		case names[f.name]: // it is back
+		case back[f.name]:
 		case by != "":
 			return fmt.Sprintf("%q ended in it, protected by %s", f.name, by), false
 		case f.first && !g.cfg.MayUse(f.uid, f.user, f.name):
@@ -223,12 +230,13 @@ func (g *Guard) spares(r *recovery, unit string) (why string, held bool) {
 	return "", held
 }
 
-// fell remembers who has ended in a unit that a rule has restarted after others: for as
+// fell remembers who has ended in a unit that a rule has restarted after others, or that
+// is left down for his sake: the start of one that needs it would start it. That is for as
 // long as one of those may come back that had ended by then, or is about to end.
 func (g *Guard) fell(ix int32) {
 	t := &g.targets[ix]
 	unit := t.facts.Unit
-	if !t.known || !slices.ContainsFunc(g.cfg.Rules, func(r config.Rule) bool { return slices.Contains(r.Then, unit) }) {
+	if !t.known || unit == "" || t.untouchable() == "" && !slices.ContainsFunc(g.cfg.Rules, func(r config.Rule) bool { return slices.Contains(r.Then, unit) }) {
 		return
 	}
 	oldest := g.clock.last - thenLate

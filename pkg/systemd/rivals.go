@@ -17,35 +17,16 @@ const maxPulled = 50
 // What is merely wanted (Wants=, Upholds=) needs no look: systemd stops nothing that runs for its sake, as we ask for no
 // job that may replace others. Errors: ErrBusy where a rival is about to go, or to come; that too many would be started.
 func (u *Units) Rival(ctx context.Context, unit string, s UnitState) (string, error) {
-	starts, with := map[string]bool{unit: true}, map[string]string{} // of each rival with whom it conflicts
-	var needs []string
-	look := func(unit string, s UnitState) {
-		for _, rival := range s.Rivals {
-			if with[rival] == "" {
-				with[rival] = unit
-			}
-		}
-		needs = append(needs, s.Pulls...)
+	starts, err := u.pulled(ctx, unit, s)
+	if err != nil {
+		return "", err
 	}
-	for look(unit, s); len(needs) > 0; {
-		idle, err := u.Idle(ctx, needs)
-		if err != nil {
-			return "", err
-		}
-		needs = nil
-		for _, need := range idle {
-			if starts[need] {
-				continue
+	with := map[string]string{} // of each rival with whom it conflicts
+	for _, name := range slices.Sorted(maps.Keys(starts)) {
+		for _, rival := range starts[name].Rivals {
+			if with[rival] == "" || name == unit {
+				with[rival] = name
 			}
-			if len(starts) > maxPulled {
-				return "", fmt.Errorf("read what a start of %s starts: more than %d units", unit, maxPulled)
-			}
-			starts[need] = true
-			state, err := u.State(ctx, need)
-			if err != nil {
-				return "", err
-			}
-			look(need, state)
 		}
 	}
 	if len(with) == 0 {
@@ -61,7 +42,7 @@ func (u *Units) Rival(ctx context.Context, unit string, s UnitState) (string, er
 		return "", fmt.Errorf("read who conflicts with %s: %w", unit, err)
 	}
 	for _, o := range states {
-		if starts[o.Name] || isIdle(o) && o.JobId == 0 {
+		if _, own := starts[o.Name]; own || isIdle(o) && o.JobId == 0 {
 			continue
 		}
 		whom := "it"
@@ -75,4 +56,29 @@ func (u *Units) Rival(ctx context.Context, unit string, s UnitState) (string, er
 		err = fmt.Errorf("%w: %s", ErrBusy, rival)
 	}
 	return "", err
+}
+
+// pulled is a unit in that state, and those that are down and that its start starts with it, from one to the next.
+func (u *Units) pulled(ctx context.Context, unit string, s UnitState) (map[string]UnitState, error) {
+	starts := map[string]UnitState{unit: s}
+	for needs := s.Pulls; len(needs) > 0; {
+		idle, err := u.Idle(ctx, needs)
+		if err != nil {
+			return nil, err
+		}
+		needs = nil
+		for _, need := range idle {
+			if _, known := starts[need]; known {
+				continue
+			}
+			if len(starts) > maxPulled {
+				return nil, fmt.Errorf("read what a start of %s starts: more than %d units", unit, maxPulled)
+			}
+			if starts[need], err = u.State(ctx, need); err != nil {
+				return nil, err
+			}
+			needs = append(needs, starts[need].Pulls...)
+		}
+	}
+	return starts, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -181,15 +182,24 @@ func isIdle(s sddbus.UnitStatus) bool {
 	return s.ActiveState == "inactive" || s.ActiveState == "failed"
 }
 
-// Along returns the names of the units that systemd would stop or restart with a restart of a unit in that state, from one
-// to the next. Those that are down are left out. Errors: also that they are too many.
-func (u *Units) Along(ctx context.Context, s UnitState) ([]string, error) {
+// Along returns the names of the units that systemd would start with a start or restart of a unit in that state, because it
+// needs them and they are down, and, where it is up, of those that it would stop or restart with it; both from one to the
+// next. Errors: also that they are too many.
+func (u *Units) Along(ctx context.Context, unit string, s UnitState) ([]string, error) {
+	starts, err := u.pulled(ctx, unit, s)
+	if err != nil {
+		return nil, err
+	}
+	delete(starts, unit)
+	along := slices.Sorted(maps.Keys(starts))
+	if s.Down() {
+		return along, nil
+	}
 	conn, err := u.connection(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("read who goes with %s: %w", s.ID, err)
 	}
 	next := slices.Clone(s.Takes)
-	var along []string
 	for known := map[string]bool{s.ID: true}; len(next) > 0; {
 		next = slices.DeleteFunc(next, func(unit string) bool { was := known[unit]; known[unit] = true; return was })
 		states, err := conn.ListUnitsByNamesContext(ctx, next)

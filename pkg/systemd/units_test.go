@@ -288,7 +288,8 @@ func (m *manager) ListUnitsByNames(names []string) ([]sddbus.UnitStatus, *dbus.E
 	return all, nil
 }
 
-// TestAlong: who is stopped or restarted with a unit, also through others, but through none that is down.
+// TestAlong: who is stopped or restarted with a unit, also through others, but through none that is down; and who is
+// started with it, because it is down and needed.
 func TestAlong(t *testing.T) {
 	newBus(t)
 	m := newManager(t)
@@ -296,7 +297,10 @@ func TestAlong(t *testing.T) {
 	id := func(name string) sentProperty { return sentProperty{"Id", dbus.MakeVariant(name)} }
 	list := func(kind string, units ...string) sentProperty { return sentProperty{kind, dbus.MakeVariant(units)} }
 	m.unit(t, "net.service", "active", 1, id("net.service"), list("RequiredBy", "db.service", "down.service", "failed.service"), list("ConsistsOf", "part.service"),
-		list("Requires", "needed.service"), list("WantedBy", "wants.service"))
+		list("Requires", "needed.service", "idle.service"), list("WantedBy", "wants.service"))
+	m.unit(t, "idle.service", "inactive", 0, list("BindsTo", "deep.service"), list("RequiredBy", "net.service"))
+	m.unit(t, "deep.service", "failed", 0, list("Requires", "idle.service", "needed.service"))
+	m.unit(t, "fallen.service", "failed", 0, list("Requires", "idle.service"), list("RequiredBy", "needed.service"))
 	m.unit(t, "db.service", "active", 2, list("BoundBy", "app.service"), list("RequiredBy", "net.service", "app.service"))
 	m.unit(t, "app.service", "reloading", 3, list("PropagatesStopTo", "stopped.service"))
 	m.unit(t, "stopped.service", "active", 4)
@@ -321,7 +325,8 @@ func TestAlong(t *testing.T) {
 		unit string
 		want []string
 	}{
-		{"net.service", []string{"ally.service", "app.service", "db.service", "hostile.service", "part.service", "requisite.service", "stopped.service"}},
+		{"net.service", []string{"ally.service", "app.service", "db.service", "deep.service", "hostile.service", "idle.service", "part.service", "requisite.service", "stopped.service"}},
+		{"fallen.service", []string{"deep.service", "idle.service"}},
 		{"alone.service", nil},
 		{"many.service", slices.Sorted(slices.Values(many))},
 	} {
@@ -329,7 +334,7 @@ func TestAlong(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := u.Along(ctxFor(t), s)
+		got, err := u.Along(ctxFor(t), tt.unit, s)
 		if slices.Sort(got); err != nil || !slices.Equal(got, tt.want) {
 			t.Errorf("with %s: %q, %v; want %q", tt.unit, got, err, tt.want)
 		}
@@ -338,7 +343,7 @@ func TestAlong(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, err := u.Along(ctxFor(t), s); err == nil {
+	if got, err := u.Along(ctxFor(t), "more.service", s); err == nil {
 		t.Errorf("more than are looked at: %q", got)
 	}
 }

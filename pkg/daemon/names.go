@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -88,12 +89,16 @@ func (d *Daemon) namesKnown(ids map[string]string) {
 		d.guard.SetConfig(d.cfg)
 		d.saved.behind = true
 	}
+	rules := map[string][]string{} // that have such a name: it is said once for all of them
 	for i := range d.cfg.Rules {
 		for _, name := range d.cfg.Rules[i].Then {
-			if id := ids[name]; id != "" {
-				d.degraded("then "+name, fmt.Sprintf("rule[%d].then: %s is not restarted: %s", i, name, otherName(id)))
+			if ids[name] != "" {
+				rules[name] = append(rules[name], fmt.Sprintf("rule[%d].then", i))
 			}
 		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(rules)) {
+		d.degraded("then "+name, fmt.Sprintf("%s: %s is not restarted: %s", strings.Join(rules[name], ", "), name, otherName(ids[name])))
 	}
 }
 

@@ -1,7 +1,11 @@
 package daemon
 
 import (
+	"bytes"
+	"strings"
 	"testing"
+
+	"github.com/rs/zerolog"
 
 	"github.com/checkprocd/checkprocd/pkg/config"
 )
@@ -38,4 +42,26 @@ func TestNamesKnown(t *testing.T) {
 	d.cfg = &cfg
 	d.namesKnown(nil)
 	shield("")
+}
+
+// TestAliasOfRules: a name in the rules that is another name of a unit is reported once, however many rules have it and
+// however often systemd says so.
+func TestAliasOfRules(t *testing.T) {
+	cfg := config.Default()
+	cfg.Rules = []config.Rule{{Then: []string{"sql.service"}}, {Then: []string{"b.service", "sql.service"}}, {Then: []string{"web.service"}}}
+	d := &Daemon{ring: newRing(), cfg: &cfg, guard: guardWith(t, nil, "never"), lost: map[string]string{}, alerter: newAlerter(func(string) {})}
+	var said bytes.Buffer
+	d.log.set(zerolog.New(&said))
+	for range 3 {
+		d.namesKnown(map[string]string{"sql.service": "db.service", "web.service": "nginx.service"})
+	}
+	for text, want := range map[string]int{
+		"rule[0].then, rule[1].then: sql.service is not restarted: it is another name of db.service": 1,
+		"rule[2].then: web.service is not restarted: it is another name of nginx.service":            1,
+		"is not restarted": 2,
+	} {
+		if got := strings.Count(said.String(), text); got != want {
+			t.Errorf("%q is said %d times, want %d\n%s", text, got, want, &said)
+		}
+	}
 }

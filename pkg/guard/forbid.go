@@ -101,27 +101,20 @@ func (g *Guard) ForbidsLimit(x RestartForLimit, along []string) string {
 		return "no limit says so any more"
 	}
 	for _, unit := range append([]string{x.Unit}, along...) {
-		why := ""
-		if by := g.cfg.Protected("", unit); by != "" {
-			why = "protected by " + by
-		}
 		for _, k := range g.inUnit(unit) {
 			o := &g.targets[k]
 			if !o.used || o.state == Ended || o.facts.Unit != unit || o.forged() && k != ix {
 				continue
 			}
-			if barred := g.limitBarred(k); barred != "" {
-				why = o.describe() + ": " + barred
-				break
+			switch barred := g.limitBarred(k); {
+			case barred == "":
+			case unit == x.Unit:
+				return o.describe() + ": " + barred
+			default:
+				return fmt.Sprintf("it would take %s along: %s: %s", unit, o.describe(), barred)
 			}
 		}
-		switch {
-		case why == "":
-		case unit == x.Unit:
-			return why
-		default:
-			return fmt.Sprintf("it would take %s along: %s", unit, why)
-		}
 	}
-	return ""
+	why, _ := g.Spares(along) // and what is down there, and would be started
+	return why
 }

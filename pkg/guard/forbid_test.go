@@ -243,6 +243,16 @@ func TestForbidsLimit(t *testing.T) {
 		"a unit along protected": {func(w *world, _ *proc, _ *float64) {
 			w.reload(func(c *config.Config) { c.Protect.Units = []string{"empty.service"} })
 		}, "it would take empty.service along: protected by protect.units \"empty.service\""},
+		"one along protected by name, and down": {func(w *world, _ *proc, _ *float64) {
+			w.reload(func(c *config.Config) { c.Protect.Names = []string{"f"} })
+			w.procs[123].exit(true)
+			w.run(sec)
+		}, `it would take f.service along: "f" ended in it, protected by protect.names "f"`},
+		"one along waits for an order": {func(w *world, _ *proc, _ *float64) {
+			w.hold(HoldOrder{Name: "f", For: time.Hour})
+			w.procs[123].exit(false)
+			w.run(10 * sec)
+		}, "it would take f.service along, which an order holds"},
 		"unit protected": {func(w *world, _ *proc, _ *float64) {
 			w.reload(func(c *config.Config) { c.Protect.Units = []string{"c.service"} })
 		}, "pid 110 (c): protected by protect.units \"c.service\""},

@@ -104,13 +104,18 @@ func (k *carrying) apply(ctx context.Context, unit string, of lived, a *attempt)
 	result := "done"
 	if !restarted {
 		start := action == config.WatchRestart && a.asked == 0
+		var rival string
 		var along []string
 		if action == config.WatchRestart {
-			if along, err = k.along(limited, unit, before); err != nil {
+			rival, along, err = k.along(limited, unit, before)
+			switch {
+			case errors.Is(err, systemd.ErrBusy):
+				return heldLook, nil
+			case err != nil:
 				return 0, err
 			}
 		}
-		if wait, err := k.leave(ctx, limited, unit, of, along, start, down, a); err != nil || wait > 0 {
+		if wait, err := k.leave(ctx, limited, unit, of, rival, along, start, down, a); err != nil || wait > 0 {
 			return wait, err
 		}
 	}
@@ -166,18 +171,15 @@ func (k *carrying) apply(ctx context.Context, unit string, of lived, a *attempt)
 	return 0, nil
 }
 
-// along says who is started, stopped or restarted with a unit that is. An error says, too,
-// that another one runs that is not to run beside it.
-func (k *carrying) along(ctx context.Context, unit string, s systemd.UnitState) ([]string, error) {
+// along says who is started, stopped or restarted with a unit that is, or which other one
+// runs that is not to run beside it. ErrBusy: see Rival.
+func (k *carrying) along(ctx context.Context, unit string, s systemd.UnitState) (rival string, along []string, err error) {
 	manager := &k.w.d.restorer.units
-	rival, err := manager.Rival(ctx, unit, s)
-	if rival != "" {
-		err = errors.New(rival)
+	if rival, err = manager.Rival(ctx, unit, s); rival != "" || err != nil {
+		return rival, nil, err
 	}
-	if err != nil {
-		return nil, err
-	}
-	return manager.Along(ctx, unit, s)
+	along, err = manager.Along(ctx, unit, s)
+	return "", along, err
 }
 
 // took says and remembers that a unit has what the files held at the last look.
@@ -191,9 +193,9 @@ func (k *carrying) took(unit string, a *attempt, name guard.EventName, level gua
 // leave asks the loop, just before a job for a unit is asked for, whether that is not
 // forbidden by now: the answers of systemd may have taken long. For a start that was not
 // asked for before one is taken from the budget that all causes share. It says how long to
-// wait where the unit is to be left alone, itself or for those that its restart takes along;
-// ctx is of the rule.
-func (k *carrying) leave(ctx, limited context.Context, unit string, of lived, along []string, start, down bool, a *attempt) (wait time.Duration, err error) {
+// wait where the unit is to be left alone, itself, for its rival or for those that its restart
+// takes along; ctx is of the rule.
+func (k *carrying) leave(ctx, limited context.Context, unit string, of lived, rival string, along []string, start, down bool, a *attempt) (wait time.Duration, err error) {
 	d := k.w.d
 	delayed := func(trouble, text string) {
 		if a.trouble != trouble {
@@ -206,7 +208,11 @@ func (k *carrying) leave(ctx, limited context.Context, unit string, of lived, al
 			wait = heldLook
 			return
 		}
-		if why, _ := d.guard.Spares(along); why != "" {
+		why := rival
+		if why == "" {
+			why, _ = d.guard.Spares(along)
+		}
+		if why != "" {
 			wait = heldLook
 			delayed(why, why+"; waiting for that")
 			return

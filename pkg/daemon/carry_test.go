@@ -320,7 +320,7 @@ func TestCarryBesideRival(t *testing.T) {
 	c.m.units["b.service"]["Conflicts"] = dbus.MakeVariant([]string{"rival-b.service"})
 	c.m.mu.Unlock()
 	c.write("2")
-	c.await(want{event: evConfigDelayed, text: "rival-b.service, which conflicts with it, is active"})
+	c.await(want{event: evConfigDelayed, text: "rival-b.service, which conflicts with it, is active; waiting for that"})
 	c.asks("start b.service")
 	c.m.set("rival-b.service", "loaded", "inactive", 8)
 	c.asks("start b.service", "restart b.service")

@@ -192,7 +192,8 @@ func (r *restorer) unwanted(ctx context.Context, unit string, s systemd.UnitStat
 // stopped tells the guard at once that somebody has stopped a unit that was down: this
 // memory ends with the daemon. What needs that unit, and waits as well, is stopped with
 // it; systemd says nothing of that. The unit itself comes last: what is heard of it is
-// forgotten when nothing of it waits any more.
+// forgotten when nothing of it waits any more. Where systemd does not say who needs it, it
+// goes on waiting, and is found to be stopped when its time has come.
 func (r *restorer) stopped(ctx context.Context, unit string) {
 	r.mu.Lock()
 	waits := slices.Sorted(maps.Keys(r.waits))
@@ -201,10 +202,17 @@ func (r *restorer) stopped(ctx context.Context, unit string) {
 	defer cancel()
 	for _, other := range waits {
 		state, err := r.units.State(ctx, other)
-		if err != nil || other == unit || !state.Down() {
+		if err == nil && (other == unit || !state.Down()) {
 			continue
 		}
-		if is, err := r.needs(ctx, other, state, []string{unit}); err == nil && is {
+		var is bool
+		if err == nil {
+			is, err = r.needs(ctx, other, state, []string{unit})
+		}
+		if err != nil {
+			return
+		}
+		if is {
 			r.post(guard.UnitStopped{Unit: other, Reason: unit + ", which it needs, was stopped while both were down"})
 		}
 	}

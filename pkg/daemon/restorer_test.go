@@ -649,6 +649,14 @@ func TestStopped(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
+
+	// Nobody knows who needs it: what was heard must not be forgotten.
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	r.stopped(gone, "a.service")
+	if got = got[len(want):]; len(got) > 0 {
+		t.Errorf("%+v", got)
+	}
 }
 
 // TestRivals has units fail while another runs that conflicts with them, or with what they need: they are left down, and

@@ -280,3 +280,34 @@ func TestForbidsLimit(t *testing.T) {
 		})
 	}
 }
+
+// TestFallenAreRemembered: who is protected by name, and has ended, counts in his service until somebody is in it again.
+func TestFallenAreRemembered(t *testing.T) {
+	w := newWorld(t, func(c *config.Config) { c.Protect.Names = []string{"db*"} })
+	p := w.member(110, "db1", "db.service")
+	session := w.member(111, "db2", "session-1.scope")
+	w.run(10 * sec)
+	p.exit(false)
+	session.exit(false)
+	pid := int32(120)
+	forgets := func() { // who has ended for long, when another one ends
+		w.run(15 * time.Minute)
+		p := w.member(pid, fmt.Sprint("db", pid), fmt.Sprint("db", pid, ".service"))
+		pid++
+		w.run(10 * sec)
+		p.exit(true)
+		w.run(10 * sec)
+	}
+	forgets()
+	if why, _ := w.g.Spares([]string{"db.service"}); why != `it would take db.service along: "db1" ended in it, protected by protect.names "db*"` {
+		t.Errorf("%q", why)
+	}
+	if why, _ := w.g.Spares([]string{"session-1.scope"}); why != "" {
+		t.Error(why)
+	}
+	w.member(112, "worker", "db.service")
+	forgets()
+	if why, _ := w.g.Spares([]string{"db.service"}); why != "" {
+		t.Error(why)
+	}
+}

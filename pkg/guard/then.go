@@ -232,7 +232,8 @@ func (g *Guard) sparesFallen(unit string, back map[string]bool) (why string, hel
 
 // fell remembers who has ended in a unit that a rule has restarted after others, or that
 // is left down for his sake: the start of one that needs it would start it. That is for as
-// long as one of those may come back that had ended by then, or is about to end.
+// long as one of those may come back that had ended by then, or is about to end; who is
+// protected is remembered until somebody is in his service again.
 func (g *Guard) fell(ix int32) {
 	t := &g.targets[ix]
 	unit := t.facts.Unit
@@ -243,7 +244,9 @@ func (g *Guard) fell(ix int32) {
 	for i := range g.pending {
 		oldest = min(oldest, g.pending[i].ended-time.Minute)
 	}
-	g.fallen = slices.DeleteFunc(g.fallen, func(f fallen) bool { return f.ended < oldest })
+	g.fallen = slices.DeleteFunc(g.fallen, func(f fallen) bool {
+		return f.ended < oldest && !(isService(f.unit) && g.cfg.Protected(f.name, f.unit) != "" && !g.populated(f.unit))
+	})
 	f := fallen{unit: unit, name: t.displayName(), user: t.facts.User, uid: t.facts.UID, first: true, main: t.main, ended: g.clock.last}
 	for i := range g.holds {
 		if h := &g.holds[i]; h.id == t.id {
@@ -256,6 +259,14 @@ func (g *Guard) fell(ix int32) {
 			f.name, f.first = table.CleanName(&s.name), false
 			g.hasFallen(f)
 		}
+	})
+}
+
+// populated says whether a client lives in a unit.
+func (g *Guard) populated(unit string) bool {
+	return slices.ContainsFunc(g.inUnit(unit), func(ix int32) bool {
+		t := &g.targets[ix]
+		return t.used && t.state != Ended && t.facts.Unit == unit
 	})
 }
 

@@ -48,11 +48,7 @@ func (g *Guard) Spares(along []string) (why string, held bool) {
 			return fmt.Sprintf("it would take %s along: protected by %s", unit, by), false
 		}
 		back := map[string]bool{}
-		for _, ix := range g.inUnit(unit) {
-			t := &g.targets[ix]
-			if !t.used || t.state == Ended || t.facts.Unit != unit {
-				continue
-			}
+		for ix, t := range g.livingIn(unit) {
 			if by := t.untouchable(); by != "" {
 				return fmt.Sprintf("it would take %s along: %s: %s", unit, t.describe(), by), false
 			}
@@ -84,7 +80,7 @@ func (g *Guard) barred(r *recovery) (why string, held bool) {
 	} else if r.pid != 0 && !g.cfg.MayUse(r.uid, r.user, r.name) {
 		why = "[[names]] does not let " + r.user + " use that name"
 	}
-	return why, r.held > g.clock.last || slices.ContainsFunc(g.holds, func(h hold) bool { return h.All || h.id == 0 && config.Glob(h.Name, r.name) })
+	return why, r.held > g.clock.last || g.nameHeld(r.name)
 }
 
 // ForbidsLimit says why a unit is not to be restarted for a limit any more, "" if it is.
@@ -101,9 +97,8 @@ func (g *Guard) ForbidsLimit(x RestartForLimit, along []string) string {
 		return "no limit says so any more"
 	}
 	for _, unit := range append([]string{x.Unit}, along...) {
-		for _, k := range g.inUnit(unit) {
-			o := &g.targets[k]
-			if !o.used || o.state == Ended || o.facts.Unit != unit || o.forged() && k != ix {
+		for k, o := range g.livingIn(unit) {
+			if o.forged() && k != ix {
 				continue
 			}
 			switch barred := g.limitBarred(k); {

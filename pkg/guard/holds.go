@@ -121,6 +121,11 @@ func (h *hold) because() string {
 	return " (" + h.reason + ")"
 }
 
+// nameHeld says whether an order holds all of a name, be they alive or not.
+func (g *Guard) nameHeld(name string) bool {
+	return slices.ContainsFunc(g.holds, func(h hold) bool { return h.All || h.id == 0 && config.Glob(h.Name, name) })
+}
+
 // says is what the order was to somebody whom it holds.
 func (h *hold) says() string { return orSomebody(h.by) + " ordered to leave it alone" + h.because() }
 

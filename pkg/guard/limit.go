@@ -223,9 +223,8 @@ func (g *Guard) limitRefusal(ix int32, m *gauge) string {
 		return "it is in no service of systemd"
 	}
 	// All that live in the unit are concerned.
-	for _, k := range g.inUnit(unit) {
-		o := &g.targets[k]
-		if !o.used || o.state == Ended || o.facts.Unit != unit || k == ix {
+	for k, o := range g.livingIn(unit) {
+		if k == ix {
 			continue
 		}
 		if why := g.limitBarred(k); why != "" && !o.forged() {

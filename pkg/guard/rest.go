@@ -197,9 +197,7 @@ func (g *Guard) restBarred(r *rest, p *config.Policy) string {
 		return "[[names]] does not let " + r.user + " use that name"
 	case p.Action != config.ActionLadder:
 		return fmt.Sprintf("rule[%d] says report", p.Rule)
-	case slices.ContainsFunc(g.holds, func(h hold) bool {
-		return h.All || h.id == r.id || h.id == 0 && config.Glob(h.Name, r.name)
-	}):
+	case g.nameHeld(r.name), slices.ContainsFunc(g.holds, func(h hold) bool { return h.id == r.id }):
 		return "an order holds it"
 	}
 	for _, m := range r.group.Members {

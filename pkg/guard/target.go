@@ -2,6 +2,7 @@ package guard
 
 import (
 	"fmt"
+	"iter"
 	"math"
 	"time"
 
@@ -227,6 +228,17 @@ func (g *Guard) inUnit(unit string) []int32 {
 		}
 	}
 	return g.units[unit]
+}
+
+// livingIn are the targets in a unit that have not ended.
+func (g *Guard) livingIn(unit string) iter.Seq2[int32, *target] {
+	return func(yield func(int32, *target) bool) {
+		for _, ix := range g.inUnit(unit) {
+			if t := &g.targets[ix]; t.used && t.state != Ended && t.facts.Unit == unit && !yield(ix, t) {
+				return
+			}
+		}
+	}
 }
 
 // release gives up a target and forgets it.

@@ -190,11 +190,7 @@ func (g *Guard) spares(r *recovery, unit string) (why string, held bool) {
 		return fmt.Sprintf("it is given up for %s more", seconds(g.budgets[i].until-g.clock.attn)), false
 	}
 	names := map[string]bool{}
-	for _, ix := range g.inUnit(unit) {
-		t := &g.targets[ix]
-		if !t.used || t.state == Ended || t.facts.Unit != unit {
-			continue
-		}
+	for ix, t := range g.livingIn(unit) {
 		if why := t.untouchable(); why != "" {
 			return fmt.Sprintf("%s is in it, %s", t.describe(), why), false
 		}
@@ -224,7 +220,7 @@ func (g *Guard) sparesFallen(unit string, back map[string]bool) (why string, hel
 		case f.first && !g.cfg.MayUse(f.uid, f.user, f.name):
 			return fmt.Sprintf("%q ended in it, and [[names]] does not let %s use that name", f.name, f.user), false
 		default:
-			held = held || f.held > g.clock.last || slices.ContainsFunc(g.holds, func(h hold) bool { return h.All || h.id == 0 && config.Glob(h.Name, f.name) })
+			held = held || f.held > g.clock.last || g.nameHeld(f.name)
 		}
 	}
 	return "", held
@@ -264,10 +260,10 @@ func (g *Guard) fell(ix int32) {
 
 // populated says whether a client lives in a unit.
 func (g *Guard) populated(unit string) bool {
-	return slices.ContainsFunc(g.inUnit(unit), func(ix int32) bool {
-		t := &g.targets[ix]
-		return t.used && t.state != Ended && t.facts.Unit == unit
-	})
+	for range g.livingIn(unit) {
+		return true
+	}
+	return false
 }
 
 // unholdEnded ends the order for a pid that has ended, and says whether it stood.

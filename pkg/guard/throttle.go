@@ -96,10 +96,12 @@ func (g *Guard) wanted(x *throttle) UnitLimits {
 // shielded says whether somebody lives in a unit to whom nothing may be done: he came, or
 // was protected, after it was throttled.
 func (g *Guard) shielded(unit string) bool {
-	return slices.ContainsFunc(g.inUnit(unit), func(ix int32) bool {
-		t := &g.targets[ix]
-		return t.used && t.state != Ended && t.facts.Unit == unit && t.consent == ConsentProven && (t.untouchable() != "" || t.policy.Action == config.ActionReport)
-	})
+	for _, t := range g.livingIn(unit) {
+		if t.consent == ConsentProven && (t.untouchable() != "" || t.policy.Action == config.ActionReport) {
+			return true
+		}
+	}
+	return false
 }
 
 // throttles says whether a limit has its target's unit throttled now.

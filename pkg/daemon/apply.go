@@ -72,9 +72,9 @@ func (k *carrying) apply(ctx context.Context, unit string, of lived, a *attempt)
 	if err != nil {
 		return 0, err
 	}
-	unwanted := ""
+	unwanted, along := "", []string(nil)
 	if before.Active == "failed" {
-		unwanted, err = k.w.d.restorer.unwanted(limited, unit, before, before.Fell)
+		unwanted, along, err = k.w.d.restorer.unwanted(limited, unit, before, before.Fell)
 		switch {
 		case errors.Is(err, systemd.ErrBusy):
 			return heldLook, nil
@@ -105,9 +105,8 @@ func (k *carrying) apply(ctx context.Context, unit string, of lived, a *attempt)
 	if !restarted {
 		start := action == config.WatchRestart && a.asked == 0
 		var rival string
-		var along []string
-		if action == config.WatchRestart {
-			rival, along, err = k.along(limited, unit, before)
+		if action == config.WatchRestart && before.Active != "failed" {
+			along, rival, err = manager.Along(limited, unit, before)
 			switch {
 			case errors.Is(err, systemd.ErrBusy):
 				return heldLook, nil
@@ -169,17 +168,6 @@ func (k *carrying) apply(ctx context.Context, unit string, of lived, a *attempt)
 	files := k.files
 	k.w.d.mail.leave(func() { k.w.beginBlame(unit, files, k.spec.Blame, before.Restarts) })
 	return 0, nil
-}
-
-// along says who is started, stopped or restarted with a unit that is, or which other one
-// runs that is not to run beside it. ErrBusy: see Rival.
-func (k *carrying) along(ctx context.Context, unit string, s systemd.UnitState) (rival string, along []string, err error) {
-	manager := &k.w.d.restorer.units
-	if rival, err = manager.Rival(ctx, unit, s); rival != "" || err != nil {
-		return rival, nil, err
-	}
-	along, err = manager.Along(ctx, unit, s)
-	return "", along, err
 }
 
 // took says and remembers that a unit has what the files held at the last look.

@@ -105,16 +105,12 @@ func (l *limiter) restart(x guard.RestartForLimit) limitJob {
 		if state.Active != "active" || state.Job {
 			return answer("it is " + state.Active + ", and that is somebody else's doing")
 		}
-		rival, err := l.units.Rival(ctx, x.Unit, state)
+		along, rival, err := l.units.Along(ctx, x.Unit, state)
 		if err != nil {
 			return answer(err.Error())
 		} else if rival != "" {
 			done.Refused = true
 			return answer(rival)
-		}
-		along, err := l.units.Along(ctx, x.Unit, state)
-		if err != nil {
-			return answer(err.Error())
 		}
 		if why, err := l.forbids(ctx, x, along); err != nil {
 			return answer(err.Error())

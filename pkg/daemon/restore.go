@@ -65,13 +65,14 @@ func (r *restorer) restore(ctx context.Context, x guard.RestoreUnit) guard.Resto
 			return out
 		}
 	}
+	var along []string
 	start := mayStart(x, state, x.Main || state.ExecMainPID == x.PID, &out)
 	if start && state.Down() {
 		since := x.Ended
 		if x.Struck > 0 {
 			since = x.Struck
 		}
-		why, err := r.unwanted(ctx, x.Unit, state, since-alike)
+		why, with, err := r.unwanted(ctx, x.Unit, state, since-alike)
 		if errors.Is(err, systemd.ErrBusy) {
 			out.Coming, out.Reason = true, err.Error()
 			return out
@@ -81,6 +82,9 @@ func (r *restorer) restore(ctx context.Context, x guard.RestoreUnit) guard.Resto
 		}
 		if why != "" {
 			start, out.Reason = false, why
+		}
+		if x.Command == nil { // which has a unit of its own, that needs none
+			along = with
 		}
 	}
 	if state.Down() && !x.Look {
@@ -93,18 +97,12 @@ func (r *restorer) restore(ctx context.Context, x guard.RestoreUnit) guard.Resto
 		out.Down = true
 		return out
 	}
-	var along []string
-	var err error
-	if x.Command == nil { // which has a unit of its own, that needs none
-		if along, err = r.units.Along(ctx, x.Unit, state); err != nil {
-			return guard.RestoreDone{Failed: true, Unasked: true, Reason: err.Error()}
-		}
-	}
 	if r.forbidden(ctx, x.Ask, along, &out) {
 		return out
 	}
 	unit := x.Unit
 	var result string
+	var err error
 	if x.Command == nil {
 		result, err = r.start(ctx, unit, state)
 	} else {
@@ -155,38 +153,36 @@ func (r *restorer) restore(ctx context.Context, x guard.RestoreUnit) guard.Resto
 // unwanted says why a unit that is down is not to be started although it did not go down
 // by a stop, "" if it may be: it is of a connection, or somebody has stopped it since, or
 // one that it needs, with which systemd would have stopped it, too; its start would start
-// that one. Or another one runs by now that is not to run beside it. ErrBusy: see Rival.
-func (r *restorer) unwanted(ctx context.Context, unit string, s systemd.UnitState, since time.Duration) (why string, err error) {
+// that one. Or another one runs by now that is not to run beside it. Else along are those
+// that its start would start. ErrBusy: see Along.
+func (r *restorer) unwanted(ctx context.Context, unit string, s systemd.UnitState, since time.Duration) (why string, along []string, err error) {
 	if r.units.StoppedDown(unit, s) {
-		return "it was stopped while it was down", nil
+		return "it was stopped while it was down", nil, nil
 	}
 	if is, err := r.units.OfConnection(ctx, unit); is || err != nil {
-		return "its socket starts it, for each connection", err
+		return "its socket starts it, for each connection", nil, err
 	}
-	if rival, err := r.units.Rival(ctx, unit, s); rival != "" || err != nil {
-		return rival, err
-	}
-	if len(s.Needs) == 0 {
-		return "", nil
+	if along, why, err = r.units.Along(ctx, unit, s); why != "" || err != nil || len(s.Needs) == 0 {
+		return why, along, err
 	}
 	idle, err := r.units.Idle(ctx, s.Needs)
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
 	for _, need := range idle[:min(len(idle), needsAsked)] {
 		n, err := r.units.State(ctx, need)
 		if err != nil {
-			return "", err
+			return "", nil, err
 		}
 		r.mu.Lock()
 		ours := r.waits[need] > 0 // by a signal of the guard, most likely
 		r.mu.Unlock()
 		fell := slices.Contains(n.Needs, unit) && n.Fell <= s.Fell+fallTime // with it
 		if r.units.StoppedDown(need, n) || n.Halted(need) && n.Fell >= since && !ours && !fell {
-			return fmt.Sprintf("%s, which it needs, was stopped: %s", need, n.Active), nil
+			return fmt.Sprintf("%s, which it needs, was stopped: %s", need, n.Active), nil, nil
 		}
 	}
-	return "", nil
+	return "", along, nil
 }
 
 // stopped tells the guard at once that somebody has stopped a unit that was down: this
@@ -433,14 +429,11 @@ func (r *restorer) restart(ctx context.Context, x guard.RestartUnit) guard.Resto
 		return out
 	}
 	var why string
-	if state.Down() {
-		why, err = r.unwanted(ctx, x.Unit, state, x.Ended-alike)
-	} else {
-		why, err = r.units.Rival(ctx, x.Unit, state)
-	}
 	var along []string
-	if err == nil && why == "" {
-		along, err = r.units.Along(ctx, x.Unit, state)
+	if state.Down() {
+		why, along, err = r.unwanted(ctx, x.Unit, state, x.Ended-alike)
+	} else {
+		along, why, err = r.units.Along(ctx, x.Unit, state)
 	}
 	switch {
 	case err != nil:

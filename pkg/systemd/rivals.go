@@ -7,20 +7,39 @@ import (
 	"slices"
 )
 
-// maxPulled bounds the units that are looked at for what the start of one starts.
-const maxPulled = 50
+const (
+	maxPulled = 50  // units that are looked at for what the start of one starts
+	maxAlong  = 200 // units that are looked at for who goes with one
+)
 
-// Rival says which unit is in the way of a start, or restart, of a unit in that state: one that runs, although it is not to
-// run beside that (Conflicts=, of either of them), or not beside what that needs, is down, and is started with it
-// (Requires=, BindsTo=, from one to the next). systemd would stop it, or run both. "": there is none.
+// Along says what else a start, or restart, of a unit in that state would do. along are the names of the units that systemd
+// would start with it, because it needs them and they are down, and, where it is up, of those that it would stop or restart
+// with it; both from one to the next.
 //
-// What is merely wanted (Wants=, Upholds=) needs no look: systemd stops nothing that runs for its sake, as we ask for no
-// job that may replace others. Errors: ErrBusy where a rival is about to go, or to come; that too many would be started.
-func (u *Units) Rival(ctx context.Context, unit string, s UnitState) (string, error) {
+// Or rival says which unit is in the way, and along is nil: one that runs, although it is not to run beside that (Conflicts=,
+// of either of them), or not beside what that needs, is down, and is started with it (Requires=, BindsTo=, from one to the
+// next). systemd would stop it, or run both. What is merely wanted (Wants=, Upholds=) needs no look: systemd stops nothing
+// that runs for its sake, as we ask for no job that may replace others.
+//
+// Errors: ErrBusy where a rival is about to go, or to come; that there are too many to look at.
+func (u *Units) Along(ctx context.Context, unit string, s UnitState) (along []string, rival string, err error) {
 	starts, err := u.pulled(ctx, unit, s)
 	if err != nil {
-		return "", err
+		return nil, "", err
 	}
+	if rival, err = u.rival(ctx, unit, starts); rival != "" || err != nil {
+		return nil, rival, err
+	}
+	delete(starts, unit)
+	along = slices.Sorted(maps.Keys(starts))
+	if !s.Down() {
+		along, err = u.taken(ctx, s, along)
+	}
+	return along, "", err
+}
+
+// rival says who runs that is not to run beside one of those that a start of a unit starts.
+func (u *Units) rival(ctx context.Context, unit string, starts map[string]UnitState) (string, error) {
 	with := map[string]string{} // of each rival with whom it conflicts
 	for _, name := range slices.Sorted(maps.Keys(starts)) {
 		for _, rival := range starts[name].Rivals {
@@ -81,4 +100,36 @@ func (u *Units) pulled(ctx context.Context, unit string, s UnitState) (map[strin
 		}
 	}
 	return starts, nil
+}
+
+// taken adds to along who is stopped or restarted with a unit in that state.
+func (u *Units) taken(ctx context.Context, s UnitState, along []string) ([]string, error) {
+	conn, err := u.connection(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read who goes with %s: %w", s.ID, err)
+	}
+	next := slices.Clone(s.Takes)
+	for known := map[string]bool{s.ID: true}; len(next) > 0; {
+		next = slices.DeleteFunc(next, func(unit string) bool { was := known[unit]; known[unit] = true; return was })
+		states, err := conn.ListUnitsByNamesContext(ctx, next)
+		if err != nil {
+			u.failed(conn, err)
+			return nil, fmt.Errorf("read who goes with %s: %w", s.ID, err)
+		}
+		next = nil
+		for _, other := range states {
+			if isIdle(other) {
+				continue
+			}
+			if along = append(along, other.Name); len(along) > maxAlong {
+				return nil, fmt.Errorf("read who goes with %s: more than %d units do", s.ID, maxAlong)
+			}
+			o, err := u.State(ctx, other.Name)
+			if err != nil {
+				return nil, err
+			}
+			next = append(append(next, o.Takes...), o.Rivals...)
+		}
+	}
+	return along, nil
 }

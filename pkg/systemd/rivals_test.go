@@ -71,7 +71,7 @@ func TestRival(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := u.Rival(ctxFor(t), "self.service", s)
+		_, got, err := u.Along(ctxFor(t), "self.service", s)
 		if err != nil {
 			got += err.Error()
 		}
@@ -79,7 +79,7 @@ func TestRival(t *testing.T) {
 			t.Errorf("%q: %q, want %q", tt.lists, got, tt.want)
 		}
 	}
-	if _, err := u.Rival(t.Context(), "self.service", UnitState{Rivals: []string{"away"}}); err == nil || Unanswered(err) {
+	if _, _, err := u.Along(t.Context(), "self.service", UnitState{Rivals: []string{"away"}}); err == nil || Unanswered(err) {
 		t.Errorf("an answer that is none: %v", err)
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -19,7 +18,6 @@ import (
 const (
 	dialWait  = 5 * time.Second // for the bus to take us, when the caller's context allows longer
 	aliveLook = time.Second     // while a job runs: is the connection that will tell its result still there
-	maxAlong  = 200             // units that are looked at for who goes with one
 )
 
 // Units asks the system's service manager about units and starts them. The zero value is ready: it connects to the
@@ -180,49 +178,6 @@ func (u *Units) Idle(ctx context.Context, units []string) ([]string, error) {
 
 func isIdle(s sddbus.UnitStatus) bool {
 	return s.ActiveState == "inactive" || s.ActiveState == "failed"
-}
-
-// Along returns the names of the units that systemd would start with a start or restart of a unit in that state, because it
-// needs them and they are down, and, where it is up, of those that it would stop or restart with it; both from one to the
-// next. Errors: also that they are too many.
-func (u *Units) Along(ctx context.Context, unit string, s UnitState) ([]string, error) {
-	starts, err := u.pulled(ctx, unit, s)
-	if err != nil {
-		return nil, err
-	}
-	delete(starts, unit)
-	along := slices.Sorted(maps.Keys(starts))
-	if s.Down() {
-		return along, nil
-	}
-	conn, err := u.connection(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("read who goes with %s: %w", s.ID, err)
-	}
-	next := slices.Clone(s.Takes)
-	for known := map[string]bool{s.ID: true}; len(next) > 0; {
-		next = slices.DeleteFunc(next, func(unit string) bool { was := known[unit]; known[unit] = true; return was })
-		states, err := conn.ListUnitsByNamesContext(ctx, next)
-		if err != nil {
-			u.failed(conn, err)
-			return nil, fmt.Errorf("read who goes with %s: %w", s.ID, err)
-		}
-		next = nil
-		for _, other := range states {
-			if isIdle(other) {
-				continue
-			}
-			if along = append(along, other.Name); len(along) > maxAlong {
-				return nil, fmt.Errorf("read who goes with %s: more than %d units do", s.ID, maxAlong)
-			}
-			o, err := u.State(ctx, other.Name)
-			if err != nil {
-				return nil, err
-			}
-			next = append(append(next, o.Takes...), o.Rivals...)
-		}
-	}
-	return along, nil
 }
 
 // ID returns by which name the service manager knows a unit, whichever of its names is asked for.

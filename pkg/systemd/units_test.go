@@ -334,7 +334,7 @@ func TestAlong(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := u.Along(ctxFor(t), tt.unit, s)
+		got, _, err := u.Along(ctxFor(t), tt.unit, s)
 		if slices.Sort(got); err != nil || !slices.Equal(got, tt.want) {
 			t.Errorf("with %s: %q, %v; want %q", tt.unit, got, err, tt.want)
 		}
@@ -343,7 +343,7 @@ func TestAlong(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, err := u.Along(ctxFor(t), "more.service", s); err == nil {
+	if got, _, err := u.Along(ctxFor(t), "more.service", s); err == nil {
 		t.Errorf("more than are looked at: %q", got)
 	}
 }
